@@ -1,0 +1,1 @@
+"""Shipped device and link profiles: data only."""
