@@ -1,4 +1,4 @@
-"""The boundary contract: what may cross the wire, in both directions, and for which pair of halves."""
+"""The boundary contract: what may cross the wire, both ways, and between which halves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -59,6 +59,6 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Contract(tensors=self.gives, gives=(), pair=self.pair, byte_order=self.byte_order)
 
     def without_pair(self) -> Mapping[str, object]:
-        """What the pair digest is taken over, beside the digests of the portable halves."""
+        """Return what the pair digest covers, beside the digests of the portable halves."""
         plain: dict[str, object] = msgspec.to_builtins(self)
         return {key: value for key, value in plain.items() if key != "pair"}

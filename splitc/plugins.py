@@ -1,4 +1,4 @@
-"""Find passes, backends, codecs and profile folders: the built-in ones and those of installed packages.
+"""Find passes, backends, codecs and profile folders, built in or from installed packages.
 
 Each collection is a plain dict of name → ``"module:attribute"`` merged with an entry-point group
 (``splitc.passes``, ``splitc.backends``, ``splitc.codecs``, ``splitc.profiles``); what a name points

@@ -1,0 +1,1 @@
+"""What the wire carries: codecs (tensor ↔ bytes) and frames (tensors ↔ one message)."""
