@@ -1,0 +1,134 @@
+"""What turns a segment into something a machine can run, and runs it.
+
+A backend answers two questions about a segment: which of its nodes can you not take, and why; and
+what bytes do you emit. `BUILT_IN` names splitc's own; a package adds one through the entry-point
+group ``splitc.backends``. Nothing is imported until a backend is asked for.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
+
+from numpy.typing import NDArray
+
+from splitc import plugins
+from splitc.errors import BackendError, SplitcError
+
+if TYPE_CHECKING:
+    from splitc.model import Model
+    from splitc.scenario import Device
+
+GROUP = "splitc.backends"
+BUILT_IN = {"onnxruntime": "splitc.backends.onnxruntime:OnnxRuntime"}
+
+Feeds = Mapping[str, NDArray[Any]]
+"""Tensor name → array, as the segment's interface names them."""
+
+Refusals = Mapping[str, str]
+"""Node identity → why the backend cannot take it; empty when it takes the whole segment."""
+
+Session = Callable[[Feeds], dict[str, NDArray[Any]]]
+"""All of a segment's inputs → all of its outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The machine a segment is compiled for.
+
+    `triple`, `cpu`, `features`: as LLVM spells them. `compute_capability`: of its GPU, "8.0".
+    `memory_bytes`: what is there, 0 = unknown. `threads`: to run with, 0 = let the backend choose.
+    """
+
+    name: str
+    triple: str = ""
+    cpu: str = ""
+    features: tuple[str, ...] = ()
+    compute_capability: str = ""
+    memory_bytes: int = 0
+    threads: int = 0
+
+    @classmethod
+    def of(cls, device: "Device") -> Self:
+        """Return what a backend needs to know of a device profile."""
+        return cls(
+            name=device.name,
+            triple=device.triple,
+            cpu=device.cpu,
+            features=tuple(device.features),
+            compute_capability=str(device.compute_capability or ""),
+            memory_bytes=int(device.memory_bytes),
+        )
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a backend made of a segment: bytes, format, target, and where they lie once written.
+
+    `files`: relative name → bytes, to be written under ``<side>/<target>/``; empty when the
+    backend runs the portable form, which every bundle holds anyway. `folder` and `model` are None
+    until the artifact has a place: the folder with `files`, and the portable form (its path, or
+    its bytes).
+    """
+
+    backend: str
+    format: str
+    target: Target
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    folder: Path | None = None
+    model: Path | bytes | None = field(default=None, repr=False)
+
+    def at(self, model: Path | bytes, folder: Path | None = None) -> "Artifact":
+        """Return this artifact as it lies: the portable `model`, and the `folder` of its files."""
+        return replace(self, model=model, folder=folder)
+
+
+class Backend(Protocol):
+    """One way to run a segment. Made without arguments; holds no state."""
+
+    name: ClassVar[str]
+
+    def supports(self, segment: "Model", target: Target) -> Refusals:
+        """Say which nodes it cannot take, and why; feeds the planner and `explain`."""
+        ...
+
+    def compile(self, segment: "Model", target: Target) -> Artifact:
+        """Make the artifact: same segment, same bytes. Raises `BackendError` naming a node."""
+        ...
+
+    def runs_here(self, artifact: Artifact) -> str | None:
+        """Return None, or why this machine cannot run the artifact."""
+        ...
+
+    def load(self, artifact: Artifact) -> Session:
+        """Make an artifact that has a place (`Artifact.at`) ready to run."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """One line of `splitc backends`."""
+
+    name: str
+    available: bool
+    reason: str = ""
+    hint: str = ""
+
+
+def get(name: str) -> Backend:
+    """Return the backend called `name`; `BackendError` if unknown or something it needs is not."""
+    made = plugins.load(GROUP, name, BUILT_IN, error=BackendError)
+    return cast("Callable[[], Backend]", made)()
+
+
+def available() -> list[Available]:
+    """Return every backend, built-in and added, with the reason why one cannot be used here."""
+    found = []
+    for name in plugins.lookup(GROUP, BUILT_IN, error=BackendError):
+        try:
+            get(name)
+        except SplitcError as reason:
+            found.append(Available(name, False, str(reason.args[0]), reason.hint))
+        else:
+            found.append(Available(name, True))
+    return found
