@@ -20,6 +20,7 @@ from splitc.errors import BackendError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
     from splitc.model import Model
 
 PROVIDER = "CPUExecutionProvider"

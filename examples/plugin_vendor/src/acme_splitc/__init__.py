@@ -1,0 +1,1 @@
+"""An imaginary vendor's additions to splitc."""

@@ -1,0 +1,1 @@
+"""A folder with devices/ and links/, named by the entry point."""
