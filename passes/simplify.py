@@ -1,0 +1,106 @@
+"""Fold constants, drop what does nothing, fuse BatchNorm and bias into their neighbours.
+
+    c = Conv(x, w)
+    y = BatchNormalization(c, ...)      becomes      y = Conv(x, w', b')
+
+onnxsim does the work; where it fails, onnxscript's optimizer; where that fails too, the graph
+stays as it is, and which of the three it was is written in the model's notes. A tensor name that
+survives means the same value as before: a fusion that leaves `c` carrying the value of `y` is
+renamed back to `y`.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from splitc.errors import ModelError
+from splitc.ingest.onnx_file import read
+from splitc.model import Model
+from splitc.names import honest, same_outputs
+from splitc.shapes import infer
+
+_LIMIT = 2**31 - 2**27
+
+
+@dataclass(frozen=True)
+class Simplify:
+    """Fold constants and fuse, keeping meaning and names."""
+
+    name: ClassVar[str] = "simplify"
+    exact: ClassVar[bool] = True
+
+    def run(self, model: Model) -> Model:
+        """Return the simplified model; its notes say what did it, if not onnxsim."""
+        reasons: list[str] = []
+        for label, tool in (("onnxsim", _onnxsim), ("onnxscript", _onnxscript)):
+            try:
+                made = _finished(model, tool(model))
+            except (ModelError, RuntimeError, ValueError, OSError, MemoryError) as error:
+                reasons.append(f"{label}: {str(error).strip().splitlines()[0][:120]}")
+                continue
+            return made.with_notes(*(f"simplify: {r}; {label} did it" for r in reasons))
+        return model.with_notes(f"simplify: the graph stays as it was ({'; '.join(reasons)})")
+
+
+def _finished(model: Model, raw: ir.Model) -> Model:
+    """Type the result, keep names honest, and refuse it if its outputs differ."""
+    infer(raw)
+    made = replace(model, ir=raw)
+    made.check()
+    made = honest(model, made)
+    if difference := same_outputs(model, made):
+        raise ModelError(f"the simplified graph computes something else: {difference}")
+    return made
+
+
+def _onnxsim(model: Model) -> ir.Model:
+    if model.weight_bytes() > _LIMIT:
+        raise ModelError("weights above 2 GiB are left to the backend's own optimizer")
+    import onnxsim
+
+    with tempfile.TemporaryDirectory(prefix="splitc-") as folder:
+        source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
+        model.save(source)
+        with _silence():
+            onnxsim.simplify(str(source), check_n=0, output_path=str(target))
+        result = read(target, _LIMIT * 4)
+        for value in result.graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+    return result
+
+
+def _onnxscript(model: Model) -> ir.Model:
+    if model.weight_bytes() > _LIMIT:
+        raise ModelError("weights above 2 GiB")
+    from onnxscript import optimizer
+
+    copy = model.clone()
+    optimizer.optimize_ir(copy.ir)
+    return copy.ir
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep native code from printing: stdout and stderr go nowhere meanwhile."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, number)
+                os.close(copy)

@@ -1,0 +1,236 @@
+"""The Python API: what each command returns, before anything is printed.
+
+    import splitc
+    plan = splitc.plan("net.onnx", head="raspberry-pi-4", tail="nvidia-a100", link="wifi")
+    plan.chosen.latency_s
+
+Every function takes the command's options under the same names (`-` written `_`) and returns a
+value with `to_json()` — what the command's `--json` prints — and `notes`, lines for the reader.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from splitc import pipeline
+from splitc.errors import PassError, RequestError
+from splitc.ingest import load
+from splitc.model import DEFAULT_MAX_SIZE, InputSpec, Model
+from splitc.pipeline import Observer
+from splitc.request import Request
+
+if TYPE_CHECKING:
+    from splitc.compile import Compiled
+    from splitc.cuts import CutList
+    from splitc.inspection import Inspection
+    from splitc.plan import Plan
+    from splitc.verify import Report
+
+Progress = Callable[[str, str], None]
+"""Called as `progress(stage, detail)` when a stage begins."""
+
+
+def _quiet(_stage: str, _detail: str = "") -> None:
+    """Report nothing."""
+
+
+def opened(
+    model: str | Path | Model,
+    inputs: Sequence[str | InputSpec] = (),
+    max_size: int = DEFAULT_MAX_SIZE,
+) -> Model:
+    """Return `model` itself, or load the file or factory that it names."""
+    if isinstance(model, Model):
+        return model
+    return load(model, inputs=inputs, max_size=max_size)
+
+
+def inspect(
+    model: str | Path | Model,
+    *,
+    inputs: Sequence[str | InputSpec] = (),
+    passes: str | None = None,
+    max_size: int = DEFAULT_MAX_SIZE,
+) -> "Inspection":
+    """Nodes, shapes, MACs, bytes, and the operators that no backend takes."""
+    from splitc.inspection import inspect as look
+
+    return look(_after(opened(model, inputs, max_size), passes or ""))
+
+
+def cuts(
+    model: str | Path | Model,
+    *,
+    max_tensors: int = 3,
+    inputs: Sequence[str | InputSpec] = (),
+    passes: str | None = None,
+    max_size: int = DEFAULT_MAX_SIZE,
+) -> "CutList":
+    """The boundaries worth looking at, of the graph as loaded unless `passes` is given."""
+    from splitc.cuts import cuts as listing
+
+    return listing(_after(opened(model, inputs, max_size), passes or ""), max_tensors=max_tensors)
+
+
+def optimize(
+    model: str | Path | Model,
+    *,
+    passes: str,
+    output: str | Path | None = None,
+    cut: str | None = None,
+    inputs: Sequence[str | InputSpec] = (),
+    observe: Observer | None = None,
+    max_size: int = DEFAULT_MAX_SIZE,
+) -> Model:
+    """Run passes alone; write the result to `output` unless it is None. Returns the model."""
+    loaded = opened(model, inputs, max_size)
+    steps = pipeline.parse(passes)
+    scoped = [step.name for step in steps if getattr(step, "scope", None)]
+    if scoped and cut is None:
+        raise PassError(f"pass {scoped[0]!r} works on one side of a cut", hint="give --cut TENSOR")
+    after = pipeline.run(steps, loaded, observe, pin=pins(loaded, cut or "auto"))
+    if output is not None:
+        after.save(Path(output))
+    return after
+
+
+def plan(
+    model: str | Path | Model,
+    *,
+    costs: str | Path | Mapping[str, object] | None = None,
+    progress: Progress = _quiet,
+    max_size: int = DEFAULT_MAX_SIZE,
+    **options: object,
+) -> "Plan":
+    """Choose the cut and price the alternatives. `options`: the fields of `Request`.
+
+    `costs`: somebody else's prices (a path or the mapping itself), taken exactly as given,
+    in place of `head`, `tail` and `link`; then only `rate`, `rtt`, `cut` and `top` count.
+    Raises `PlanError` when nothing meets the request.
+    """
+    request = _request(options)
+    if costs is not None:
+        return _plan_from_costs(model, costs, request)
+    return planned(opened(model, request.inputs, max_size), request, progress)[1]
+
+
+def planned(model: Model, request: Request, progress: Progress = _quiet) -> "tuple[Model, Plan]":
+    """Run the passes on `model` and plan the result: (the model that was planned, its plan)."""
+    from splitc import plan as planning
+
+    scenario = request.scenario()
+    progress("passes", request.passes or "none")
+    after = pipeline.run(pipeline.parse(request.passes), model, pin=pins(model, request.cut))
+    progress("plan", f"{len(after.graph.nodes)} nodes")
+    found = planning.plan(
+        after,
+        scenario,
+        cut=request.cut,
+        top=request.top,
+        max_tensors=request.max_tensors,
+        input_codec=request.input_codec,
+        strict=request.strict,
+        refusals=refusals(after, request),
+    )
+    return after, replace(found, notes=(*found.notes, *after.notes))
+
+
+def refusals(model: Model, request: Request) -> dict[str, Mapping[str, str]]:
+    """What each side's backend cannot take: {'head': {node: why}, 'tail': {node: why}}."""
+    from splitc import backend
+    from splitc.backend import Target
+
+    scenario = request.scenario()
+    sides = {
+        "head": (request.head_backend, scenario.head),
+        "tail": (request.tail_backend, scenario.tail),
+    }
+    return {
+        side: backend.get(name).supports(model, Target.of(device))
+        for side, (name, device) in sides.items()
+    }
+
+
+def compile(  # the command's name  # noqa: A001
+    model: str | Path | Model,
+    *,
+    output: str | Path = "bundle",
+    progress: Progress = _quiet,
+    max_size: int = DEFAULT_MAX_SIZE,
+    **options: object,
+) -> "Compiled":
+    """Plan, split, compile both halves, verify them and write the bundle `output`.
+
+    `options`: the fields of `Request`. When verification fails no bundle is left behind and the
+    result says `ok = False` with the checks that failed.
+    """
+    from splitc.compile import compile_bundle
+
+    return compile_bundle(model, _request(options), Path(output), progress, max_size)
+
+
+def verify(
+    bundle: str | Path,
+    *,
+    model: str | Path | Model | None = None,
+    data: str | Path | None = None,
+    side: str | None = None,
+) -> "Report":
+    """Check digests, contract and self-test of a bundle, and head ∘ wire ∘ tail."""
+    from splitc.verify import verify as check
+
+    whole = opened(model) if model is not None else None
+    return check(Path(bundle), model=whole, data=Path(data) if data else None, side=side)
+
+
+def pins(model: Model, cut: str) -> tuple[str, ...]:
+    """Tensors of `model` that `--cut` names: passes must keep them."""
+    if cut.startswith("@") and cut.endswith(".json"):
+        from splitc.plan import replayed_tensors
+
+        return tuple(name for name in replayed_tensors(cut) if name in model.graph.producer)
+    names = [] if cut == "auto" or cut.startswith("@") else cut.split(",")
+    return tuple(name for name in names if name in model.graph.producer)
+
+
+def _after(model: Model, passes: str) -> Model:
+    return pipeline.run(pipeline.parse(passes), model) if passes else model
+
+
+def _request(options: Mapping[str, object]) -> Request:
+    known = Request.__dataclass_fields__
+    if unknown := sorted(options.keys() - known.keys()):
+        raise TypeError(f"unknown option {unknown[0]!r}; known: {', '.join(known)}")
+    given = {key: tuple(v) if key == "inputs" else v for key, v in options.items()}  # type: ignore[arg-type]
+    return Request(**given)  # type: ignore[arg-type]
+
+
+def _plan_from_costs(
+    model: str | Path | Model, costs: str | Path | Mapping[str, object], request: Request
+) -> "Plan":
+    from splitc.plan import plan_from_costs
+    from splitc.units import parse_rate, parse_time
+
+    if request.rate is None:
+        raise RequestError("--costs needs the rate of the wire", hint="--rate 20Mbit/s[/50Mbit/s]")
+    return plan_from_costs(
+        model,
+        costs if isinstance(costs, Mapping) else _read_json(Path(costs)),
+        rate=parse_rate(request.rate),
+        rtt=parse_time(request.rtt) if request.rtt else 0.0,
+        top=request.top,
+        cut=request.cut,
+        max_tensors=request.max_tensors,
+    )
+
+
+def _read_json(path: Path) -> Mapping[str, object]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RequestError(f"cannot read the costs: {error}", where=str(path)) from error
+    if not isinstance(value, dict):
+        raise RequestError("the costs are not a JSON object", where=str(path))
+    return value

@@ -1,0 +1,83 @@
+"""Run a model in onnxruntime for our own purposes: shapes, comparison, sample tensors.
+
+Large weights travel through a temporary file that onnxruntime maps, never through a second copy
+in memory.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from splitc.errors import ModelError
+from splitc.model import Model
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+_INLINE_BELOW = 16 * 2**20
+
+
+def session(
+    model: Model,
+    *,
+    threads: int = 1,
+    optimize: bool = True,
+    outputs: Sequence[str] | None = None,
+) -> "InferenceSession":
+    """Open an onnxruntime session on the CPU; `outputs` become graph outputs too."""
+    wanted = model.with_outputs(outputs) if outputs else model
+    if model.weight_bytes() < _INLINE_BELOW:
+        return _open(ir.to_proto(wanted.ir).SerializeToString(), model.source, threads, optimize)
+    with tempfile.TemporaryDirectory(prefix="splitc-") as folder:
+        path = Path(folder) / "model.onnx"
+        ir.save(wanted.ir, path, external_data="model.data")
+        return _open(str(path), model.source, threads, optimize)
+
+
+def _open(source: bytes | str, name: str, threads: int, optimize: bool) -> "InferenceSession":
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    failures = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.NotImplemented)
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except (*failures, errors.InvalidProtobuf, errors.RuntimeException, RuntimeError) as error:
+        raise ModelError(f"onnxruntime cannot open the model: {error}", where=name) from error
+
+
+def evaluate(
+    model: Model,
+    feeds: Mapping[str, NDArray[Any]],
+    outputs: Sequence[str] | None = None,
+    *,
+    threads: int = 1,
+    optimize: bool = True,
+) -> dict[str, NDArray[Any]]:
+    """Run `model` on `feeds`; return the named tensors (the graph outputs if None)."""
+    opened = session(model, threads=threads, optimize=optimize, outputs=outputs)
+    names = list(outputs) if outputs is not None else [o.name for o in opened.get_outputs()]
+    return run(opened, feeds, names, model.source)
+
+
+def run(
+    opened: "InferenceSession", feeds: Mapping[str, NDArray[Any]], names: Sequence[str], where: str
+) -> dict[str, NDArray[Any]]:
+    """Run an open session; an onnxruntime failure becomes a `ModelError`."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    given = {i.name: np.asarray(feeds[i.name]) for i in opened.get_inputs()}
+    try:
+        return dict(zip(names, opened.run(list(names), given), strict=True))
+    except (errors.Fail, errors.InvalidArgument, errors.RuntimeException) as error:
+        raise ModelError(f"onnxruntime cannot run the model: {error}", where=where) from error

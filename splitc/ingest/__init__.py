@@ -1,0 +1,53 @@
+"""Bring a model in: an `.onnx` file, a `torch.export` archive `.pt2`, or a factory `pkg.mod:make`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from splitc.errors import ModelError
+from splitc.model import DEFAULT_MAX_SIZE, InputSpec, Model, parse_input
+
+
+def load(
+    path: str | Path,
+    *,
+    inputs: Sequence[str | InputSpec] = (),
+    max_size: int = DEFAULT_MAX_SIZE,
+) -> Model:
+    """Load a model as one ONNX graph.
+
+    `path`: a file ending in `.onnx` or `.pt2`, or ``pkg.mod:factory``, which runs that code.
+    `inputs`: `--input` texts or values, sizes and types of inputs. `max_size`: bytes, the graph
+    and its external data together. Raises `ModelError` (the file) or `RequestError` (`inputs`).
+    """
+    from splitc.ingest import onnx_file
+
+    specs = {s.name: s for s in (parse_input(i) if isinstance(i, str) else i for i in inputs)}
+    text = str(path)
+    if not Path(path).exists() and ":" in text and not text.endswith((".onnx", ".pt2")):
+        from splitc.ingest import factory
+
+        raw = factory.read(text)
+    elif text.endswith(".pt2"):
+        from splitc.ingest import pt2
+
+        raw = pt2.read(Path(path), max_size)
+    else:
+        raw = onnx_file.read(Path(path), max_size)
+    return _ready(Model(raw, source=_name(text)), specs)
+
+
+def _name(text: str) -> str:
+    return text if ":" in text and "/" not in text and "\\" not in text else Path(text).name
+
+
+def _ready(model: Model, specs: dict[str, InputSpec]) -> Model:
+    """Normalise the graph: order, names, sizes, types; remember what may be cut."""
+    from splitc.ingest.normalise import normalise
+
+    model = replace(model, specs=specs)
+    notes = normalise(model)
+    if not model.ir.graph.outputs:
+        raise ModelError("the graph has no outputs", where=model.source)
+    names = {*model.graph.producer, *model.graph.inputs}
+    return replace(model, notes=notes, cuttable=frozenset(names))

@@ -1,0 +1,147 @@
+"""What a pass is, and how a pipeline of passes is written and run.
+
+A pipeline is text, in the order it runs: ``simplify, prune{ratio = 0.3}``. Options are a TOML
+inline table, so their types need no rules of our own.
+"""
+
+import dataclasses
+import re
+import time
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, cast
+
+from splitc import plugins
+from splitc.errors import ModelError, PassError, SplitcError, did_you_mean
+from splitc.model import Model
+
+GROUP = "splitc.passes"
+BUILT_IN = {"simplify": "splitc.passes.simplify:Simplify"}
+DEFAULT = "simplify"
+"""`simplify` stands alone and first: a fused, folded graph is what every backend will run, so it
+is what must be priced."""
+
+
+class Pass(Protocol):
+    """A named model-to-model function: a frozen dataclass whose fields are its options."""
+
+    name: ClassVar[str]
+    exact: ClassVar[bool]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def run(self, model: Model) -> Model:
+        """Return the rewritten model; the one given is never modified."""
+        ...
+
+
+Observer = Callable[[Pass, Model, Model, float], None]
+"""Called after each pass as `observe(step, before, after, seconds)`."""
+
+_NAME = re.compile(r"\s*([a-z][a-z0-9-]*)\s*")
+
+
+def known() -> Mapping[str, type[Pass] | SplitcError]:
+    """Return every pass by name: its class, or the error that says why it cannot be used."""
+    found: dict[str, type[Pass] | SplitcError] = {}
+    for name in plugins.lookup(GROUP, BUILT_IN, error=PassError):
+        try:
+            found[name] = get(name)
+        except SplitcError as error:
+            found[name] = error
+    return found
+
+
+def get(name: str) -> type[Pass]:
+    """Return the class of the pass called `name`."""
+    return cast("type[Pass]", plugins.load(GROUP, name, BUILT_IN, error=PassError))
+
+
+def parse(text: str) -> tuple[Pass, ...]:
+    """Build the passes that `text` names; `PassError` points at what cannot be read."""
+    passes: list[Pass] = []
+    at = 0
+    while text[at:].strip():
+        where = f"{text}\n{' ' * (at + len(text[at:]) - len(text[at:].lstrip()))}^"
+        item = _NAME.match(text, at)
+        if not item:
+            raise PassError("expected 'name' or 'name{option = value}'", where=where)
+        options, at = _options(text, item.end(), where)
+        passes.append(_build(item[1], options, where))
+        rest = text[at:].lstrip()
+        if rest and not rest.startswith(","):
+            raise PassError("expected ',' between passes", where=f"{text}\n{' ' * at}^")
+        at = len(text) - len(rest) + 1
+    return tuple(passes)
+
+
+def _options(text: str, at: int, where: str) -> tuple[dict[str, Any], int]:
+    """Read an inline table that starts at `at`, if one does; return it and where it ends."""
+    if text[at : at + 1] != "{":
+        return {}, at
+    reason = "no closing '}'"
+    for end in (place for place in range(at, len(text)) if text[place] == "}"):
+        try:
+            table: dict[str, Any] = tomllib.loads(f"options = {text[at : end + 1]}")["options"]
+            return table, end + 1
+        except tomllib.TOMLDecodeError as error:
+            reason = str(error)
+    raise PassError(f"cannot read options: {reason}", where=where)
+
+
+def _build(name: str, options: Mapping[str, Any], where: str) -> Pass:
+    names = plugins.lookup(GROUP, BUILT_IN, error=PassError)
+    if name not in names:
+        raise PassError(f"unknown pass {name!r}", where=where, hint=did_you_mean(name, names))
+    made = get(name)
+    fields = {field.name for field in dataclasses.fields(made)}  # type: ignore[arg-type]
+    for option in sorted(options.keys() - fields):
+        hint = did_you_mean(option, fields) if fields else f"{name!r} takes no options"
+        raise PassError(f"{name!r} has no option {option!r}", where=where, hint=hint)
+    try:
+        return made(**options)
+    except (TypeError, ValueError) as error:
+        raise PassError(f"{name!r}: {error}", where=where) from error
+
+
+def run(
+    passes: Sequence[Pass],
+    model: Model,
+    observe: Observer | None = None,
+    *,
+    pin: Sequence[str] = (),
+) -> Model:
+    """Run passes in order and check the model after each.
+
+    `pin`: tensors that must survive by name; they are graph outputs while the passes run.
+    """
+    if not passes:
+        return model
+    count = len(model.ir.graph.outputs)
+    current = model.with_outputs(pin) if pin else model
+    for step in passes:
+        begin = time.perf_counter()
+        before, current = current, step.run(current)
+        _check(step, before, current)
+        if observe:
+            observe(step, before, current, time.perf_counter() - begin)
+    return _unpinned(current, count) if pin else current
+
+
+def _check(step: Pass, before: Model, after: Model) -> None:
+    try:
+        after.check()
+    except ModelError as error:
+        message = f"pass {step.name!r} broke the graph: {error.args[0]}"
+        raise PassError(message, where=error.where) from error
+    for what in ("inputs", "outputs"):
+        old = [(t.name, t.dtype) for t in getattr(before, what)]
+        new = [(t.name, t.dtype) for t in getattr(after, what)]
+        if old != new:
+            raise PassError(f"pass {step.name!r} changed the {what}", where=f"{old} -> {new}")
+
+
+def _unpinned(model: Model, count: int) -> Model:
+    copy = model.clone()
+    while len(copy.ir.graph.outputs) > count:
+        copy.ir.graph.outputs.pop()
+    return copy

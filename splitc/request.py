@@ -1,0 +1,60 @@
+"""What a user asks for: one frozen value that `plan` and `compile` share.
+
+The command line, a TOML file (`--config`) and the Python API all end in a `Request`; its fields
+are the options' names with `-` written `_`, and hold text as typed, so it prints back as TOML.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from splitc.errors import RequestError
+from splitc.scenario import Device, Link, Scenario
+from splitc.scenario import device as find_device
+from splitc.scenario import link as find_link
+from splitc.units import parse_rate, parse_time
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of `plan` and `compile`; see `splitc compile --help` for each."""
+
+    head: str | Path | Device | None = None
+    tail: str | Path | Device | None = None
+    link: str | Path | Link | None = None
+    rate: str | None = None
+    rtt: str | None = None
+    objective: str = "latency"
+    cut: str = "auto"
+    passes: str = "simplify"
+    head_backend: str = "onnxruntime"
+    tail_backend: str = "onnxruntime"
+    wire: str = "raw"
+    inputs: tuple[str, ...] = ()
+    input_codec: str | None = None
+    strict: bool = False
+    max_tensors: int = 3
+    top: int = 50
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+    def scenario(self) -> Scenario:
+        """Resolve names to profiles; raises `RequestError` listing what is missing."""
+        if self.objective not in ("latency", "energy"):
+            raise RequestError(f"unknown objective {self.objective!r}", hint="latency or energy")
+        given = {"--head": self.head, "--tail": self.tail, "--link": self.link}
+        if missing := [name for name, value in given.items() if value is None]:
+            raise RequestError(
+                f"a plan needs {' and '.join(missing)}",
+                hint="'splitc devices' and 'splitc links' list the profiles; --costs plans without",
+            )
+        head, tail, link = self.head, self.tail, self.link
+        assert head is not None and tail is not None and link is not None
+        return Scenario.of(
+            head=head if isinstance(head, Device) else find_device(head),
+            tail=tail if isinstance(tail, Device) else find_device(tail),
+            link=link if isinstance(link, Link) else find_link(link),
+            rate=parse_rate(self.rate) if self.rate else None,
+            rtt=parse_time(self.rtt) if self.rtt else None,
+            objective=self.objective,
+            wire=self.wire,
+        )
