@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
@@ -20,6 +19,7 @@ from splitc.errors import BackendError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from onnx.defs import OpSchema
 
     from splitc.model import Model
 
@@ -120,11 +120,11 @@ class OrtSession:
 
 # Types that numpy knows only through ml_dtypes: onnxruntime's name → (ml_dtypes', ONNX's number).
 _NARROW = {
-    "tensor(bfloat16)": ("bfloat16", onnx.TensorProto.BFLOAT16),
-    "tensor(float8e4m3fn)": ("float8_e4m3fn", onnx.TensorProto.FLOAT8E4M3FN),
-    "tensor(float8e4m3fnuz)": ("float8_e4m3fnuz", onnx.TensorProto.FLOAT8E4M3FNUZ),
-    "tensor(float8e5m2)": ("float8_e5m2", onnx.TensorProto.FLOAT8E5M2),
-    "tensor(float8e5m2fnuz)": ("float8_e5m2fnuz", onnx.TensorProto.FLOAT8E5M2FNUZ),
+    "tensor(bfloat16)": ("bfloat16", 16),
+    "tensor(float8e4m3fn)": ("float8_e4m3fn", 17),
+    "tensor(float8e4m3fnuz)": ("float8_e4m3fnuz", 18),
+    "tensor(float8e5m2)": ("float8_e5m2", 19),
+    "tensor(float8e5m2fnuz)": ("float8_e5m2fnuz", 20),
 }
 
 
@@ -187,7 +187,7 @@ def _refusal(node: "ir.Node", model: "ir.Model", local: set[tuple[str, str]]) ->
     return f"no CPU kernel for operator {name!r} on {kinds}"
 
 
-def _takes(kernel: _Kernel, node: "ir.Node", schema: onnx.defs.OpSchema) -> bool:
+def _takes(kernel: _Kernel, node: "ir.Node", schema: "OpSchema") -> bool:
     """Say whether the kernel takes the input types; onnxruntime casts float16 to float itself."""
     for formal, kind in _typed_inputs(node, schema):
         allowed = kernel.types.get(formal, frozenset((kind,)))
@@ -196,13 +196,15 @@ def _takes(kernel: _Kernel, node: "ir.Node", schema: onnx.defs.OpSchema) -> bool
     return True
 
 
-def _typed_inputs(node: "ir.Node", schema: onnx.defs.OpSchema) -> Iterator[tuple[str, str]]:
+def _typed_inputs(node: "ir.Node", schema: "OpSchema") -> Iterator[tuple[str, str]]:
     """Yield (type variable, onnxruntime's type name) of each tensor input whose type is known."""
+    import onnx_ir as ir  # see `_schema`
+
     if not schema.inputs:
         return
     for place, value in enumerate(node.inputs):
         formal = schema.inputs[min(place, len(schema.inputs) - 1)]
-        if value is not None and value.dtype is not None and str(value.type).startswith("Tensor("):
+        if value is not None and value.dtype is not None and isinstance(value.type, ir.TensorType):
             kind = value.dtype.name
             yield formal.type_str, f"tensor({_ORT_NAMES.get(kind, kind.lower())})"
 
@@ -211,14 +213,16 @@ _ORT_NAMES = {"FLOAT": "float", "DOUBLE": "double"}  # all others: in lower case
 
 
 @cache
-def _schema(op: str, domain: str, opset: int) -> onnx.defs.OpSchema | None:
+def _schema(op: str, domain: str, opset: int) -> "OpSchema | None":
+    from onnx import defs  # running a half does not need it, and a device may be slow to import it
+
     try:
-        return onnx.defs.get_schema(op, opset, domain)
-    except onnx.defs.SchemaError:
+        return defs.get_schema(op, opset, domain)
+    except defs.SchemaError:
         return None
 
 
-def _has_body(schema: onnx.defs.OpSchema) -> bool:
+def _has_body(schema: "OpSchema") -> bool:
     """Say whether onnxruntime can replace the operator: by its definition, or by its value."""
     body: bool = schema.has_function or schema.has_context_dependent_function  # type: ignore[attr-defined]
     return body or schema.name == "Constant"

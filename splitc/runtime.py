@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from splitc import backend, manifest
+from splitc import backend
+from splitc import manifest as manifest
 from splitc.backend import Artifact, Session, Target
 from splitc.contract import Contract
 from splitc.errors import RequestError, VerifyError, WireError, did_you_mean
