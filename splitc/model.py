@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from splitc.errors import ModelError, RequestError
+from splitc.errors import ModelError, RequestError, did_you_mean
 from splitc.graph import Graph, Node
 
 DEFAULT_MAX_SIZE = 16 * 2**30
@@ -192,25 +192,23 @@ class Model:
         external = self.weight_bytes() > EXTERNAL_ABOVE
         ir.save(self.ir, path, external_data=f"{path.name}.data" if external else None)
 
-    def with_outputs(self, names: Iterable[str]) -> "Model":
-        """Return a clone in which the named tensors are graph outputs too (pinned)."""
+    def with_outputs(self, names: Iterable[str], facts: Mapping[str, Fact] | None = None) -> "Model":
+        """Return a clone in which the named tensors are graph outputs too (pinned).
+
+        `facts` types those that inference left untyped, which ONNX's checker would refuse.
+        """
         copy = self.clone()
         have = {value.name for value in copy.ir.graph.outputs}
         for name in names:
+            value = copy.values.get(name)
+            if value is None:
+                raise ModelError(f"no tensor called {name!r}", hint=did_you_mean(name, copy.values))
+            if facts is not None and name in facts and (value.type is None or value.shape is None):
+                value.type = ir.TensorType(dtype_of(facts[name].dtype))
+                value.shape = ir.Shape([None] * len(facts[name].shape))
             if name not in have:
-                copy.ir.graph.outputs.append(_typed(copy, self, name))
+                copy.ir.graph.outputs.append(value)
         return copy
-
-
-def _typed(copy: Model, original: Model, name: str) -> ir.Value:
-    value = copy.values.get(name)
-    if value is None:
-        raise ModelError(f"no tensor called {name!r}")
-    if (value.type is None or value.shape is None) and name in original.facts:
-        fact = original.facts[name]
-        value.type = ir.TensorType(dtype_of(fact.dtype))
-        value.shape = ir.Shape([None] * len(fact.shape))
-    return value
 
 
 def info(value: ir.Value) -> TensorInfo:

@@ -117,7 +117,7 @@ def run(
     if not passes:
         return model
     count = len(model.ir.graph.outputs)
-    current = model.with_outputs(pin) if pin else model
+    current = model.with_outputs(pin, model.facts) if pin else model
     for step in passes:
         begin = time.perf_counter()
         before, current = current, step.run(current)
