@@ -1,7 +1,10 @@
 """The tail behind a socket: bounded, within a deadline, and clear about what went wrong."""
 
+import shutil
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
+import splitc
 from splitc import runtime
 from splitc.contract import BoundaryTensor, Contract
 from splitc.errors import RequestError, WireError
@@ -24,6 +28,7 @@ TAIL = """
 <ir_version: 10, opset_import: ["": 21]>
 tail (float[N] a, float[M] b) => (float[K] y) { y = Add(a, b) }
 """
+ROOT = Path(__file__).resolve().parent.parent
 A, B = np.arange(4, dtype=np.float32), np.ones(4, np.float32)
 
 
@@ -218,3 +223,62 @@ def test_a_bad_server_is_a_clear_error_in_time(
         ):
             remote(frame.pack([A, B], contract(), 0))
         assert time.monotonic() - begun < 1.4
+
+
+MODEL = """
+<ir_version: 10, opset_import: ["": 21]>
+g (float[4,8] x) => (float[4,8] y, float[4,8] early)
+{ a = Relu(x)  early = Neg(a)  b = Exp(a)  y = Mul(b, a) }
+"""
+
+
+def python(*code: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, *code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_each_with_its_own_side(tmp_path: Path) -> None:
+    """The head's process has no tail on its disk, the tail's no head."""
+    onnx.save(onnx.parser.parse_model(MODEL), tmp_path / "model.onnx")
+    made = splitc.compile(
+        tmp_path / "model.onnx",
+        head="raspberry-pi-4",
+        tail="nvidia-a100",
+        link="wifi",
+        cut="a",
+        passes="",
+        output=tmp_path / "device",
+    )
+    assert made.ok
+    shutil.copytree(tmp_path / "device", tmp_path / "server")
+    shutil.rmtree(tmp_path / "device" / "tail")
+    shutil.rmtree(tmp_path / "server" / "head")
+    x = np.linspace(-1, 1, 32, dtype=np.float32).reshape(4, 8)
+    np.savez(tmp_path / "x.npz", x=x)
+    server = python("-c", SERVER, str(tmp_path / "server"))
+    try:
+        assert server.stdout
+        address = server.stdout.readline().strip()
+        client = python("-c", CLIENT, str(tmp_path), address)
+        assert client.wait(60) == 0
+    finally:
+        server.terminate()
+        server.wait(10)
+    with np.load(tmp_path / "y.npz") as got:
+        relu = np.maximum(x, 0)
+        np.testing.assert_allclose(got["y"], np.exp(relu) * relu, rtol=1e-5)
+        np.testing.assert_array_equal(got["early"], -relu)
+
+
+SERVER = """
+import sys
+from splitc.serve import serve
+serve(sys.argv[1], on_ready=lambda host, port: print(f"{host}:{port}", flush=True))
+"""
+CLIENT = """
+import sys
+import numpy as np
+from splitc.runtime import run
+folder, address = sys.argv[1:]
+with np.load(folder + "/x.npz") as x:
+    np.savez(folder + "/y.npz", **run(folder + "/device", dict(x), connect=address))
+"""

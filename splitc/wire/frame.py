@@ -103,8 +103,10 @@ def pack(
         )
         payloads.append(payload)
     header = _HEADER.pack(MAGIC, VERSION, flag, contract.tag, sequence, len(arrays))
-    body = b"".join((header, *records, *payloads))
-    return body + _CRC.pack(crc32(body))
+    parts, check = (header, *records, *payloads), 0
+    for part in parts:
+        check = crc32(part, check)
+    return b"".join((*parts, _CRC.pack(check)))
 
 
 def pack_text(text: str, contract: Contract, flag: int, sequence: int = 0) -> bytes:
