@@ -33,14 +33,14 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """A part of the manifest: unknown keys are refused."""
 
 
-class FileRecord(_Record):
+class FileRecord(_Record, frozen=True):
     """One file of the bundle; `sha256` in hex, `bytes` its length."""
 
     sha256: str
     bytes: int
 
 
-class TensorRecord(_Record):
+class TensorRecord(_Record, frozen=True):
     """An input or output of the whole model; a symbolic size is its name, null takes any size."""
 
     name: str
@@ -48,21 +48,21 @@ class TensorRecord(_Record):
     shape: tuple[int | str | None, ...]
 
 
-class Source(_Record):
+class Source(_Record, frozen=True):
     """What was compiled: the model's file name, and the fingerprint of the loaded graph."""
 
     model: str
     fingerprint: str
 
 
-class Passes(_Record):
+class Passes(_Record, frozen=True):
     """The pipeline as text, and the lines that loading and running it had for the user."""
 
     text: str
     notes: tuple[str, ...] = ()
 
 
-class ArtifactRecord(_Record):
+class ArtifactRecord(_Record, frozen=True):
     """What a backend made of a segment; `files` are bundle paths, none for the portable form."""
 
     backend: str
@@ -71,7 +71,7 @@ class ArtifactRecord(_Record):
     files: tuple[str, ...] = ()
 
 
-class Segment(_Record):
+class Segment(_Record, frozen=True):
     """One side. An empty side has `model` null, no nodes, no artifacts, and no files.
 
     `model`: bundle path of the portable form. `needs`, `gives`: the segment's own interface.
@@ -85,7 +85,7 @@ class Segment(_Record):
     artifacts: tuple[ArtifactRecord, ...] = ()
 
 
-class CheckRecord(_Record):
+class CheckRecord(_Record, frozen=True):
     """One check of `compile`'s own verification; errors are rounded up to one digit."""
 
     name: str
@@ -95,7 +95,7 @@ class CheckRecord(_Record):
     detail: str = ""
 
 
-class Selftest(_Record):
+class Selftest(_Record, frozen=True):
     """Where recorded inputs, boundary tensors and expected outputs lie, and how near is right.
 
     `kind`: a key of the table of tolerances in `splitc.verify`; `tolerance`: its value.
@@ -109,7 +109,7 @@ class Selftest(_Record):
     tolerance: float
 
 
-class Manifest(_Record):
+class Manifest(_Record, frozen=True):
     """`manifest.json`. `plan` is the chosen entry of the ranking, as `splitc plan` prints it."""
 
     version: int

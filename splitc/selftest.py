@@ -1,0 +1,140 @@
+"""The self-test of a bundle: recorded inputs, boundary tensors and expected outputs.
+
+Each is one ``.npz``: stored without compression or timestamps, so that the same arrays give the
+same bytes, and read without pickle and without believing a size that the file does not have. The
+entry of tensor `t` in sample `i` is called ``<i>/<t>``; bfloat16 and float8 are kept as unsigned
+integers of their width, because ``.npy`` has no name for them.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from splitc.errors import VerifyError
+
+if TYPE_CHECKING:
+    from splitc.model import Model
+
+FOLDER = "selftest"
+SAMPLES = 4
+MAX_BYTES = 256 * 2**20
+"""Above this size of all its arrays together a self-test makes do with two samples."""
+
+Sample = Mapping[str, NDArray[Any]]
+
+
+def record(
+    model: "Model", boundary: Sequence[str], seed: int = 0
+) -> tuple[list[Sample], list[Sample], list[Sample]]:
+    """Run the whole of `model`; return (inputs, boundary tensors, outputs), one of each a sample.
+
+    Inputs are drawn by the rules of `splitc.feeds`; `boundary` names tensors of the graph.
+    """
+    from splitc.execute import run, session
+    from splitc.feeds import draw_samples
+
+    outputs = [tensor.name for tensor in model.outputs]
+    made = [name for name in boundary if name not in model.graph.inputs]
+    facts = model.facts
+    names = {*model.graph.inputs, *boundary, *outputs}
+    size = sum(facts[name].nbytes for name in names if name in facts)
+    inputs = draw_samples(model, SAMPLES if SAMPLES * size <= MAX_BYTES else 2, seed)
+    wanted = list(dict.fromkeys([*outputs, *made]))
+    opened = session(model, outputs=made)
+    results = [{**feeds, **run(opened, feeds, wanted, model.source)} for feeds in inputs]
+    return (
+        list(inputs),
+        [{name: result[name] for name in boundary} for result in results],
+        [{name: result[name] for name in outputs} for result in results],
+    )
+
+
+def write(path: Path, samples: Sequence[Sample]) -> None:
+    """Write one sample after the other; names are sorted within each."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for index, sample in enumerate(samples):
+            for name in sorted(sample):
+                entry = zipfile.ZipInfo(f"{index}/{name}.npy", (1980, 1, 1, 0, 0, 0))
+                entry.external_attr = 0o644 << 16
+                entry.create_system = 3
+                archive.writestr(entry, _npy(np.asarray(sample[name])))
+
+
+def read(path: Path, count: int, dtypes: Mapping[str, str]) -> list[dict[str, NDArray[Any]]]:
+    """Read `count` samples of the tensors in `dtypes` (name → dtype).
+
+    Raises `VerifyError` naming the tensor that is missing or of another type.
+    """
+    arrays = load(path)
+    return [
+        {name: _typed(arrays, f"{index}/{name}", dtype, path) for name, dtype in dtypes.items()}
+        for index in range(count)
+    ]
+
+
+def load(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays of any ``.npz`` by name, without pickle; `VerifyError` if it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return dict(_entries(archive))
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
+        raise VerifyError(f"cannot read the arrays: {error}", where=path.name) from error
+
+
+def _entries(archive: zipfile.ZipFile) -> Iterable[tuple[str, NDArray[Any]]]:
+    for entry in archive.infolist():
+        if not entry.filename.endswith(".npy"):
+            raise ValueError(f"{entry.filename!r} is no array")
+        yield entry.filename.removesuffix(".npy"), _array(entry.filename, archive.read(entry))
+
+
+def _array(name: str, data: bytes) -> NDArray[Any]:
+    """Read one ``.npy`` whose header must agree with the bytes that are there."""
+    stream = io.BytesIO(data)
+    headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(stream)
+    if version not in headers:
+        raise ValueError(f"{name!r} has .npy version {version}")
+    shape, fortran, dtype = headers[version](stream)
+    size = dtype.itemsize
+    for dim in shape:
+        size *= dim
+    if dtype.hasobject or size != len(data) - stream.tell():
+        raise ValueError(f"{name!r} does not hold what its header says")
+    flat = np.frombuffer(data, dtype, offset=stream.tell()) if size else np.empty(0, dtype)
+    return flat.reshape(shape, order="F" if fortran else "C").copy(order="C")
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    plain = array.view(f"u{array.itemsize}") if _narrow(array.dtype.name) else array
+    little = plain.astype(plain.dtype.newbyteorder("<"), copy=False)
+    shaped = np.ascontiguousarray(little).reshape(array.shape)
+    npy.write_array(stream, shaped, version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
+
+
+def _narrow(dtype: str) -> bool:
+    """Tell whether numpy knows a type only through ml_dtypes."""
+    return dtype.startswith(("bfloat", "float8"))
+
+
+def _typed(arrays: Mapping[str, NDArray[Any]], key: str, dtype: str, path: Path) -> NDArray[Any]:
+    if key not in arrays:
+        raise VerifyError(f"the self-test lacks {key!r}", where=path.name)
+    array = arrays[key]
+    if _narrow(dtype) and array.dtype.kind == "u":
+        from splitc.wire.codec import numpy_dtype
+
+        return array.view(numpy_dtype(dtype))
+    if array.dtype.name != dtype:
+        raise VerifyError(
+            f"the self-test's {key!r} is {array.dtype.name}, expected {dtype}", where=path.name
+        )
+    return array
