@@ -71,17 +71,22 @@ def read(path: Path, count: int, dtypes: Mapping[str, str]) -> list[dict[str, ND
 
     Raises `VerifyError` naming the tensor that is missing or of another type.
     """
-    arrays = load(path)
+    arrays = load(path, packed=False)
     return [
         {name: _typed(arrays, f"{index}/{name}", dtype, path) for name, dtype in dtypes.items()}
         for index in range(count)
     ]
 
 
-def load(path: Path) -> dict[str, NDArray[Any]]:
-    """Read the arrays of any ``.npz`` by name, without pickle; `VerifyError` if it is damaged."""
+def load(path: Path, *, packed: bool = True) -> dict[str, NDArray[Any]]:
+    """Read the arrays of any ``.npz`` by name, without pickle; `VerifyError` if it is damaged.
+
+    Unless `packed`, compressed entries are refused: then nothing can be larger than its file.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
+            if not packed and any(entry.compress_type for entry in archive.infolist()):
+                raise ValueError("an entry is compressed")
             return dict(_entries(archive))
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
         raise VerifyError(f"cannot read the arrays: {error}", where=path.name) from error

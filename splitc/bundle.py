@@ -1,0 +1,309 @@
+"""Write a bundle: the two halves, their contract, the self-test and the manifest, atomically.
+
+    with bundle.stage(out, parts) as staged:      # a folder beside `out`, complete and readable
+        report = verify(staged.folder)
+        staged.publish(report.records())          # now it is `out`; without this it is gone
+
+The previous bundle stays until the new one takes its place. Same parts, same bytes, in any folder.
+"""
+
+import ctypes
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import splitc
+from splitc import manifest as manifests
+from splitc import selftest
+from splitc.contract import BoundaryTensor, Contract
+from splitc.errors import RequestError
+from splitc.manifest import (
+    ArtifactRecord,
+    CheckRecord,
+    FileRecord,
+    Manifest,
+    Passes,
+    Segment,
+    Selftest,
+    Source,
+    TensorRecord,
+)
+from splitc.model import Model, TensorInfo
+
+if TYPE_CHECKING:
+    from splitc.backend import Artifact
+    from splitc.split import Split
+
+LIBRARIES = ("msgspec", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "zstandard")
+SLACK = 16
+"""How much larger than at the best size a dimension may grow that no `--input` range bounds,
+and that is not the batch: its size depends on the data."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a bundle is made of.
+
+    `model`: the whole model after passes, which the self-test records. `source`: file name and
+    fingerprint of the model as loaded. `plan`: the chosen entry, `certificate` the plan's. `tiers`:
+    device names of head and tail. `artifacts`: side → what backends made of it. `request`: the
+    resolved options, without absolute paths. `codec`: of the wire.
+    """
+
+    model: Model
+    split: "Split"
+    source: Source
+    passes: str
+    request: Mapping[str, object]
+    plan: Mapping[str, object]
+    certificate: Mapping[str, object]
+    codec: str = "raw"
+    tiers: tuple[str, str] = ("device", "server")
+    artifacts: Mapping[str, Sequence["Artifact"]] = field(default_factory=dict)
+
+
+@dataclass
+class Staged:
+    """A complete bundle in a temporary folder, not yet in its place."""
+
+    folder: Path
+    out: Path
+    manifest: Manifest
+    published: bool = False
+
+    def publish(self, checks: Sequence[CheckRecord] = ()) -> Manifest:
+        """Record the checks, seal the manifest, and put the bundle in its place, in one step."""
+        self.manifest = msgspec.structs.replace(self.manifest, checks=tuple(checks))
+        (self.folder / manifests.NAME).write_bytes(manifests.dumps(self.manifest))
+        _sync(self.folder)
+        _swap(self.folder, self.out)
+        self.published = True
+        return manifests.sealed(self.manifest)
+
+
+def check_target(out: Path) -> None:
+    """Raise `RequestError` unless `out` is free, an empty folder, or a bundle to be replaced."""
+    hint = "choose another folder with -o, or remove this one yourself"
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise RequestError("the output exists and is not a folder", where=str(out), hint=hint)
+    if out.is_dir() and any(out.iterdir()) and not (out / manifests.NAME).is_file():
+        raise RequestError(
+            "the output folder exists and is not a bundle", where=str(out), hint=hint
+        )
+
+
+@contextmanager
+def stage(out: Path, parts: Parts) -> Iterator[Staged]:
+    """Write everything beside `out`, and take it away again unless it was published.
+
+    Raises `RequestError` where `out` is neither free nor a bundle.
+    """
+    out = Path(os.path.abspath(out))
+    check_target(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        folder.chmod(0o755)
+        yield Staged(folder, out, _fill(folder, parts))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write(out: Path, parts: Parts, checks: Sequence[CheckRecord] = ()) -> Manifest:
+    """Write the bundle `out` without verifying it first; see `stage`."""
+    with stage(out, parts) as staged:
+        return staged.publish(checks)
+
+
+def contract(parts: Parts, pair: str = "") -> Contract:
+    """Return what may cross: the boundary there, what the tail makes of the outputs back."""
+    late = set(parts.split.tail_outputs)
+    back = [tensor for tensor in parts.model.outputs if tensor.name in late]
+    return Contract(
+        tensors=tuple(_crossing(parts, tensor) for tensor in parts.split.boundary),
+        gives=tuple(_crossing(parts, tensor) for tensor in back),
+        pair=pair,
+    )
+
+
+def _fill(folder: Path, parts: Parts) -> Manifest:
+    """Write all files of the bundle; return its manifest, sealed, without checks."""
+    segments = tuple(
+        _segment(folder, parts, side, tier)
+        for side, tier in zip(manifests.SIDES, parts.tiers, strict=True)
+    )
+    test = _selftest(folder, parts)
+    files = {
+        path.relative_to(folder).as_posix(): FileRecord(
+            sha256=manifests.file_digest(path), bytes=path.stat().st_size
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    made = Manifest(
+        version=manifests.VERSION,
+        splitc=splitc.__version__,
+        source=parts.source,
+        inputs=tuple(_interface(tensor) for tensor in parts.model.inputs),
+        outputs=tuple(_interface(tensor) for tensor in parts.model.outputs),
+        passes=Passes(text=parts.passes, notes=parts.model.notes),
+        request=_plain(parts.request),
+        segments=segments,
+        head_nodes=tuple(sorted(parts.split.head_nodes)),
+        contract=contract(parts),
+        plan=_plain(parts.plan),
+        certificate=_plain(parts.certificate),
+        checks=(),
+        selftest=test,
+        libraries={name: metadata.version(name) for name in LIBRARIES},
+        files=files,
+    )
+    halves = {side: manifests.portable(made, side) for side in manifests.SIDES}
+    pair = manifests.pair_digest(made.contract.without_pair(), **halves)
+    made = manifests.sealed(msgspec.structs.replace(made, contract=contract(parts, pair)))
+    (folder / manifests.NAME).write_bytes(manifests.dumps(made))
+    return made
+
+
+def _segment(folder: Path, parts: Parts, side: str, tier: str) -> Segment:
+    """Write one side's portable form and artifacts; an empty side has no files."""
+    half = parts.split.head if side == "head" else parts.split.tail
+    if half is None:
+        return Segment(name=side, tier=tier, needs=(), gives=(), model=None)
+    (folder / side).mkdir()
+    half.save(folder / side / "model.onnx")
+    return Segment(
+        name=side,
+        tier=tier,
+        needs=tuple(tensor.name for tensor in half.inputs),
+        gives=tuple(tensor.name for tensor in half.outputs),
+        model=f"{side}/model.onnx",
+        artifacts=tuple(_artifact(folder, side, a) for a in parts.artifacts.get(side, ())),
+    )
+
+
+def _artifact(folder: Path, side: str, made: "Artifact") -> ArtifactRecord:
+    paths = []
+    for name, data in sorted(made.files.items()):
+        path = f"{side}/{made.target.name}/{name}"
+        manifests.check_path(path)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+        paths.append(path)
+    return ArtifactRecord(
+        backend=made.backend, format=made.format, target=made.target.name, files=tuple(paths)
+    )
+
+
+def _selftest(folder: Path, parts: Parts) -> Selftest:
+    from splitc.verify import TOLERANCES, kind
+
+    boundary = [tensor.name for tensor in parts.split.boundary]
+    recorded = selftest.record(parts.model, boundary)
+    names = ("inputs", "boundary", "outputs")
+    paths = {name: f"{selftest.FOLDER}/{name}.npz" for name in names}
+    (folder / selftest.FOLDER).mkdir()
+    for name, samples in zip(names, recorded, strict=True):
+        selftest.write(folder / paths[name], samples)
+    right = kind(parts.model)
+    return Selftest(
+        samples=len(recorded[0]),
+        inputs=paths["inputs"],
+        boundary=paths["boundary"],
+        outputs=paths["outputs"],
+        kind=right,
+        tolerance=TOLERANCES[right],
+    )
+
+
+def _crossing(parts: Parts, tensor: TensorInfo) -> BoundaryTensor:
+    """Describe a tensor that crosses; a size without a name gets one of its own."""
+    fact = parts.model.facts[tensor.name]
+    shape = tensor.shape if len(tensor.shape) == len(fact.shape) else ("?",) * len(fact.shape)
+    limits = _limits(parts.model)
+    largest = fact.nbytes // max(fact.elements, 1) or 1
+    for size, best in zip(shape, fact.shape, strict=True):
+        largest *= best if isinstance(size, int) else limits.get(size, max(best, 1) * SLACK)
+    return BoundaryTensor(
+        name=tensor.name,
+        dtype=fact.dtype,
+        shape=tuple(f"{tensor.name}#{i}" if s == "?" else s for i, s in enumerate(shape)),
+        codec=parts.codec,
+        max_bytes=largest,
+    )
+
+
+def _limits(model: Model) -> dict[str, int]:
+    """Return symbol → its largest size: from `--input`, 1 for a batch that nobody sized."""
+    limits: dict[str, int] = {}
+    for tensor in model.inputs:
+        limits |= {size: 1 for size in tensor.shape if isinstance(size, str) and size not in limits}
+        if spec := model.specs.get(tensor.name):
+            sizes = zip(tensor.shape, spec.dims, strict=True)
+            limits |= {size: high for size, (_, _, high) in sizes if isinstance(size, str)}
+    return limits
+
+
+def _interface(tensor: TensorInfo) -> TensorRecord:
+    shape = tuple(None if size == "?" else size for size in tensor.shape)
+    return TensorRecord(name=tensor.name, dtype=tensor.dtype, shape=shape)
+
+
+def _plain(value: Mapping[str, object]) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(dict(value), str_keys=True)
+    return plain
+
+
+def _sync(folder: Path) -> None:
+    """Put everything below `folder` on the disk."""
+    for path in (*folder.rglob("*"), folder):
+        _sync_one(path)
+
+
+def _swap(new: Path, out: Path) -> None:
+    """Put `new` in the place of `out`; what was there is removed only after that."""
+    if not out.exists():
+        new.rename(out)
+    elif _exchange(new, out):
+        shutil.rmtree(new, ignore_errors=True)
+    else:
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+        out.rename(old / "bundle")
+        try:
+            new.rename(out)
+        except OSError:
+            (old / "bundle").rename(out)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+    _sync_one(out.parent)
+
+
+def _sync_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step, where the system can (Linux `renameat2`)."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    if (code := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))
