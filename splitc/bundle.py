@@ -283,8 +283,7 @@ def _swap(new: Path, out: Path) -> None:
         except OSError:
             (old / "bundle").rename(out)
             raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     _sync_one(out.parent)
 
 
