@@ -9,7 +9,7 @@ says so in its notes, because a model with constant outputs can be compiled.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,11 +77,8 @@ class Report:
 def kind(model: "Model") -> str:
     """Return the key of `TOLERANCES` for a model whose halves onnxruntime runs."""
     half = ("float16", "bfloat16", "float8")
-    return (
-        "fp16"
-        if any(f.dtype.startswith(half) for f in model.facts.values())
-        else ("onnxruntime-fp32")
-    )
+    narrow = any(fact.dtype.startswith(half) for fact in model.facts.values())
+    return "fp16" if narrow else "onnxruntime-fp32"
 
 
 def round_up(error: float) -> float:
@@ -165,22 +162,27 @@ def verify(
         raise VerifyError(f"unknown kind of tolerance {read.selftest.kind!r}", where=manifests.NAME)
     gone = {*manifests.absent(folder, read), *(s for s in manifests.SIDES if side and s != side)}
     checks = [Check("digests", "pass", detail=f"{len(read.files)} files"), _contract(read)]
-    checks += _Selftest(folder, read).checks(gone)
-    if model is not None:
-        checks += _against(folder, read, model, Path(data) if data else None, gone)
+    if checks[-1].status == "pass":
+        checks += _Selftest(folder, read).checks(gone)
+        if model is not None:
+            checks += _against(folder, read, model, Path(data) if data else None, gone)
     return _report(bundle, read, checks)
 
 
 def _report(bundle: str | Path, read: Manifest, checks: Sequence[Check]) -> Report:
-    notes = ["first diverging tensor: " + bad for bad in _diverging(checks)[:1]]
-    if not any(check.status == "pass" and "output" in check.name for check in checks):
+    """Sum up; every failed check also says which tensor was the first to diverge."""
+    failed = [check for check in checks if check.status == "fail"]
+    notes: list[str] = []
+    if failed:
+        first = f"first diverging tensor: {failed[0].name}"
+        notes.append(first)
+        checks = [
+            replace(check, detail=f"{check.detail}; {first}") if check in failed[1:] else check
+            for check in checks
+        ]
+    elif not any(check.status == "pass" and "output" in check.name for check in checks):
         notes.append("no output proves anything here: see the checks that are not-run")
-    ok = all(check.status != "fail" for check in checks)
-    return Report(ok, str(bundle), read.plan, tuple(checks), tuple(notes))
-
-
-def _diverging(checks: Sequence[Check]) -> list[str]:
-    return [check.name for check in checks if check.status == "fail"]
+    return Report(not failed, str(bundle), read.plan, tuple(checks), tuple(notes))
 
 
 def _contract(read: Manifest) -> Check:
@@ -233,15 +235,12 @@ class _Selftest:
             yield Check("tail", "not-run", detail="tail/ is not looked at here")
             return
         contract = self._read.contract
-        recorded = [
-            frame.pack([sample[t.name] for t in contract.tensors], contract, index)
-            for index, sample in enumerate(self._boundary)
-        ]
-        alone = _run_tail(self._folder, recorded)
-        yield from self._compared("tail output", alone, self._outputs, late)
-        if frames:
-            whole = _run_tail(self._folder, frames)
-            yield from self._compared("output", whole, self._outputs, late)
+        if not frames:  # the tail alone, on the boundary as recorded
+            frames = [
+                frame.pack([sample[t.name] for t in contract.tensors], contract, index)
+                for index, sample in enumerate(self._boundary)
+            ]
+        yield from self._compared("output", _run_tail(self._folder, frames), self._outputs, late)
 
     def against(self, model: "Model") -> Iterator[Check]:
         """Compare both halves with `model` on the recorded inputs."""
@@ -324,10 +323,10 @@ def _whole(
         yield Check("model", "fail", detail=f"the model has no output {missing[0]!r}; {hint}")
         return
     names = list(dict.fromkeys([*boundary, *outputs]))
-    opened = session(model, outputs=boundary)
-    want = [run(opened, sample, names, model.source) for sample in inputs]
     frames, early, held = _run_head(folder, inputs)
     late = _run_tail(folder, frames) if read.contract.gives else [{} for _ in frames]
+    opened = session(model, outputs=boundary)
+    want = [run(opened, sample, names, model.source) for sample in inputs]
     got = [{**h, **e, **t} for h, e, t in zip(held, early, late, strict=True)]
     for name in names:
         what = "model output" if name in outputs else "model boundary"
