@@ -188,8 +188,9 @@ def dumps(manifest: Manifest) -> bytes:
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of `manifest.json`, as published in ``docs/``."""
-    made = msgspec.json.schema(Manifest)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+    made = msgspec.to_builtins(msgspec.json.schema(Manifest))
+    plain: dict[str, Any] = json.loads(json.dumps(made))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **plain}
 
 
 def read(folder: str | Path, side: str | None = None) -> Manifest:
