@@ -1,0 +1,47 @@
+# make          .venv with the core, the extras and the development tools
+# make demo     the main job end to end (no torch needed)
+# make test     the tests;   make check: format, lint, types, tests;   make bench: the figures
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: all core dev demo test check lint bench clean
+all: dev
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "splitc needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+$(VENV)/.core: pyproject.toml | $(BIN)/python
+	$(PIP) --upgrade 'pip>=25.1'
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.core
+	$(PIP) 'torch==2.13.0'
+	$(PIP) --group dev -e '.[torch]'
+	touch $@
+
+core: $(VENV)/.core
+dev: $(VENV)/.dev
+
+demo: core
+	$(BIN)/python examples/01_digits_camera/demo.py
+
+test: dev
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+lint: dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test
+
+bench: dev
+	for file in benchmarks/[a-z]*.py; do echo "## $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache

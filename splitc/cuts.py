@@ -1,0 +1,201 @@
+"""Cuts: what `--cut` means, and which boundaries are worth looking at.
+
+A cut is a set of head nodes closed under predecessors; its boundary is derived from it. A list of
+tensors means: the tail is what the list reaches and is not an ancestor of it, with the
+non-ancestors that feed it; the head is the rest.
+"""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from splitc.closure import Closure
+from splitc.errors import RequestError, did_you_mean
+from splitc.graph import Graph
+
+if TYPE_CHECKING:
+    from splitc.model import Model
+
+INPUT, OUTPUT = "@input", "@output"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """`kind`: 'inner', 'input' (nothing on the head) or 'output' (nothing on the tail)."""
+
+    kind: str
+    tensors: tuple[str, ...]
+    head_nodes: frozenset[str]
+
+
+def of_head(graph: Graph, head: Set[str]) -> Cut:
+    """Return the cut with these head nodes; `ModelError` if they are not closed."""
+    graph.check_head(head)
+    kind = "input" if not head else "output" if len(head) == len(graph.nodes) else "inner"
+    return Cut(kind, graph.boundary(head), frozenset(head))
+
+
+def resolve(graph: Graph, tensors: str | Sequence[str], closure: Closure | None = None) -> Cut:
+    """Return the cut that `--cut` names: '@input', '@output', 'a,b', or a list of tensors.
+
+    Raises `RequestError` for an unknown tensor, one that does not cross (an initializer, or made
+    by constants), and for a list that is not its own boundary: the hint is then the whole list.
+    """
+    names = _names(graph, tensors)
+    if names == [INPUT]:
+        return of_head(graph, frozenset())
+    if names == [OUTPUT]:
+        return of_head(graph, frozenset(graph.by_id))
+    head = _head(closure or Closure(graph), names)
+    cut = of_head(graph, head)
+    if set(cut.tensors) != set(names):
+        raise RequestError(
+            f"cutting at {', '.join(names)} also sends or needs other tensors",
+            where="--cut " + ",".join(names),
+            hint="--cut " + (",".join(cut.tensors) if cut.tensors else OUTPUT),
+        )
+    return cut
+
+
+def _names(graph: Graph, tensors: str | Sequence[str]) -> list[str]:
+    if isinstance(tensors, str):
+        whole = tensors in (INPUT, OUTPUT) or tensors in graph.rank
+        names = [tensors] if whole else [part.strip() for part in tensors.split(",")]
+    else:
+        names = list(tensors)
+    for name in names:
+        if name not in graph.rank and (name not in (INPUT, OUTPUT) or len(names) > 1):
+            raise RequestError(
+                f"no tensor called {name!r} can be cut",
+                where="--cut " + ",".join(names),
+                hint=did_you_mean(name, [*graph.rank, INPUT, OUTPUT]),
+            )
+    return list(dict.fromkeys(names))
+
+
+def _head(closure: Closure, names: Sequence[str]) -> frozenset[str]:
+    """Return the head that a list means, closed under predecessors."""
+    graph, index = closure.graph, closure.index
+    makers = [index[graph.producer[n]] for n in names if n in graph.producer]
+    above = closure.union(closure.ancestors, makers)
+    readers = sorted({index[r] for n in names for r in graph.readers[n]})
+    tail = closure.union(closure.descendants, readers) & ~above
+    feeding = closure.union(closure.ancestors, closure.numbers(tail)) & ~above
+    tail = closure.union(closure.descendants, closure.numbers(tail | feeding)) & ~above
+    outside = set(closure.numbers(tail).tolist())
+    return frozenset(node.id for i, node in enumerate(graph.nodes) if i not in outside)
+
+
+def listed(
+    graph: Graph,
+    *,
+    max_tensors: int = 3,
+    allowed: Set[str] | None = None,
+    closure: Closure | None = None,
+) -> list[Cut]:
+    """List the two ends and, for every node, the boundary of that node with all its ancestors.
+
+    Duplicates are merged; a boundary has at most `max_tensors` tensors, all of them in `allowed`
+    (if given), and is one that `resolve` reproduces.
+    """
+    closure = closure or Closure(graph)
+    ends = [resolve(graph, INPUT), resolve(graph, OUTPUT)]
+    seen = {frozenset(end.tensors) for end in ends}
+    inner: list[Cut] = []
+    for tensors, number in _boundaries(closure, max_tensors):
+        if frozenset(tensors) in seen or (allowed is not None and not set(tensors) <= allowed):
+            continue
+        seen.add(frozenset(tensors))
+        if (cut := _reproduced(closure, tensors, number)) is not None:
+            inner.append(cut)
+    return [ends[0], *inner, ends[1]]
+
+
+def _boundaries(closure: Closure, most: int) -> list[tuple[tuple[str, ...], int]]:
+    """Return (boundary in rank order, node number) of every node's ancestor cut."""
+    crossing = closure.crossing
+    counts = np.zeros(closure.count, np.int32)
+    for bits in crossing.values():
+        counts += np.unpackbits(bits, count=closure.count)
+    fits = closure.row(np.flatnonzero((counts > 0) & (counts <= most)).tolist())
+    found: dict[int, list[str]] = {int(i): [] for i in closure.numbers(fits)}
+    for tensor, bits in crossing.items():
+        for number in closure.numbers(bits & fits).tolist():
+            found[number].append(tensor)
+    return [(tuple(tensors), number) for number, tensors in found.items()]
+
+
+def _reproduced(closure: Closure, tensors: tuple[str, ...], number: int) -> Cut | None:
+    """Return the cut that `--cut` makes of the list, or None if it would send something else."""
+    graph = closure.graph
+    head = _head(closure, tensors)
+    if len(head) == len(graph.nodes) or not head:
+        return None
+    own = closure.numbers(closure.ancestors[number])
+    if len(own) == len(head) and all(graph.nodes[i].id in head for i in own.tolist()):
+        return Cut("inner", tensors, head)
+    boundary = graph.boundary(head)
+    return Cut("inner", boundary, head) if boundary == tensors else None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One row of `splitc cuts`. `bytes`: raw, at batch 1 or the `--input` sizes."""
+
+    cut: Cut
+    bytes: int
+    head_macs: int
+    head_mac_share: float
+    natural_bottleneck: bool
+    breaks_group: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as the command's `--json` prints it."""
+        row = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "cut"}
+        return {"kind": self.cut.kind, "tensors": list(self.cut.tensors), **row}
+
+
+@dataclass(frozen=True)
+class CutList:
+    """What `splitc cuts` returns."""
+
+    cuts: tuple[Listing, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return {"cuts": [...]}."""
+        return {"cuts": [row.to_json() for row in self.cuts]}
+
+
+def cuts(model: "Model", *, max_tensors: int = 3) -> CutList:
+    """List the boundaries of `model` worth looking at, with their bytes and shares of MACs."""
+    from splitc.cost.groups import breaks, groups
+    from splitc.macs import macs
+
+    graph, facts = model.graph, model.facts
+    counts = macs(model)
+    total = sum(counts.values())
+    fused = groups(model)
+    entry = sum(facts[name].elements for name in graph.inputs)
+    rows = []
+    for cut in listed(graph, max_tensors=max_tensors, allowed=cuttable(model)):
+        ahead = sum(counts.get(node, 0) for node in cut.head_nodes)
+        elements = sum(facts[t].elements for t in cut.tensors)
+        rows.append(
+            Listing(
+                cut=cut,
+                bytes=sum(facts[t].nbytes for t in cut.tensors),
+                head_macs=ahead,
+                head_mac_share=ahead / total if total else 0.0,
+                natural_bottleneck=cut.kind == "inner" and elements < entry,
+                breaks_group=breaks(fused, cut.head_nodes),
+            )
+        )
+    return CutList(tuple(rows), model.notes)
+
+
+def cuttable(model: "Model") -> frozenset[str]:
+    """Tensors that may cross: of the loaded graph, still there, and plain tensors."""
+    return frozenset(t for t in model.graph.tensors if t in model.cuttable and t in model.facts)
