@@ -160,7 +160,12 @@ def verify(
     read = manifests.read(folder, side)
     if read.selftest.kind not in TOLERANCES:
         raise VerifyError(f"unknown kind of tolerance {read.selftest.kind!r}", where=manifests.NAME)
-    gone = {*manifests.absent(folder, read), *(s for s in manifests.SIDES if side and s != side)}
+    away = manifests.absent(folder, read)
+    if side in away:
+        raise VerifyError(
+            f"this bundle has no {side}", where=f"{side}/", hint="check the other side"
+        )
+    gone = {*away, *(s for s in manifests.SIDES if side and s != side)}
     checks = [Check("digests", "pass", detail=f"{len(read.files)} files"), _contract(read)]
     if checks[-1].status == "pass":
         checks += _Selftest(folder, read).checks(gone)
@@ -177,7 +182,7 @@ def _report(bundle: str | Path, read: Manifest, checks: Sequence[Check]) -> Repo
         first = f"first diverging tensor: {failed[0].name}"
         notes.append(first)
         checks = [
-            replace(check, detail=f"{check.detail}; {first}") if check in failed[1:] else check
+            replace(check, detail=f"{check.detail}; {first}") if check in failed else check
             for check in checks
         ]
     elif not any(check.status == "pass" and "output" in check.name for check in checks):
