@@ -16,7 +16,9 @@ from splitc.errors import ModelError
 from splitc.model import Fact, Model, bodies
 
 _COMPARE = frozenset(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"))
-_THROUGH = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose"))
+_THROUGH = frozenset(
+    ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+)
 
 
 def draw_inputs(model: Model, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -55,7 +57,8 @@ def _numpy(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        narrow: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return narrow
     return np.dtype(name)
 
 
@@ -78,7 +81,7 @@ def _rows(model: Model, value: ir.Value) -> int:
             table = node.inputs[0]
             axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
             if table.const_value is not None:
-                rows.append(int(table.const_value.shape[axis]))
+                rows.append(int(table.const_value.numpy().shape[axis]))
     return min(rows, default=2)
 
 
@@ -89,7 +92,8 @@ def _compared(model: Model, value: ir.Value) -> set[int]:
         if node.op_type not in _COMPARE or not any(_reads(v, value) for v in node.inputs):
             continue
         for other in node.inputs:
-            if other is not None and (constant := ir.convenience.get_const_tensor(other)) is not None:
+            constant = None if other is None else ir.convenience.get_const_tensor(other)
+            if constant is not None:
                 found |= {int(x) for x in constant.numpy().ravel()[:16]}
     return found
 
