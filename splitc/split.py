@@ -1,0 +1,139 @@
+"""Take a model apart at a cut: head and tail, typed, with nothing twice but constants."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from splitc.cuts import Cut
+from splitc.errors import ModelError
+from splitc.model import Fact, Model, TensorInfo, captures, dtype_of, identity, info
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two segments and the boundary between them; an empty side is None.
+
+    `boundary`: what the tail reads and does not make, in the order of the wire. A graph input in
+    it is passed on by the runtime, it is no output of the head. `head_outputs`, `tail_outputs`:
+    which graph outputs each side makes. `head_nodes`: identities in topological order.
+    """
+
+    head: Model | None
+    tail: Model | None
+    boundary: tuple[TensorInfo, ...]
+    head_outputs: tuple[str, ...]
+    tail_outputs: tuple[str, ...]
+    head_nodes: tuple[str, ...]
+
+
+def split(model: Model, cut: Cut) -> Split:
+    """Split `model` at `cut`; raises `ModelError` where the cut is not one of this model."""
+    graph = model.graph
+    graph.check_head(cut.head_nodes)
+    if graph.boundary(cut.head_nodes) != cut.tensors:
+        raise ModelError("the cut's boundary is not that of its head", where=", ".join(cut.tensors))
+    head = tuple(node.id for node in graph.nodes if node.id in cut.head_nodes)
+    tail = tuple(node.id for node in graph.nodes if node.id not in cut.head_nodes)
+    here = {t for name in tail for t in graph.by_id[name].outputs}
+    ends = {True: [], False: []}  # type: dict[bool, list[str]]
+    for name in graph.outputs:
+        ends[name in here].append(name)
+    boundary = tuple(_typed(model, name) for name in cut.tensors)
+    made = [t for t in cut.tensors if t in graph.producer]
+    made += [o for o in ends[False] if o not in made and o not in graph.inputs]
+    needed = [t for name in head for t in graph.by_id[name].inputs]
+    entry = [t for t in graph.inputs if t in set(needed)]
+    return Split(
+        head=_segment(model, head, entry, made) if head else None,
+        tail=_segment(model, tail, list(cut.tensors), ends[True]) if tail else None,
+        boundary=boundary,
+        head_outputs=tuple(ends[False]),
+        tail_outputs=tuple(ends[True]),
+        head_nodes=head,
+    )
+
+
+def _typed(model: Model, name: str) -> TensorInfo:
+    value, fact = model.values[name], model.facts.get(name)
+    if fact is None:
+        raise ModelError(f"tensor {name!r} is no plain tensor and cannot cross", where="--cut")
+    return TensorInfo(name, fact.dtype, _shape(model, value, fact))
+
+
+def _shape(model: Model, value: ir.Value, fact: Fact) -> tuple[int | str, ...]:
+    """Keep sizes named after the inputs' symbols; another unknown is its concrete size.
+
+    A size that inference lost is the batch when it stands first, equals it, and one is open.
+    """
+    symbols = {d for t in model.inputs for d in t.shape if isinstance(d, str)}
+    known = info(value).shape
+    if len(known) != len(fact.shape):
+        known = ("?",) * len(fact.shape)
+    return tuple(
+        dim if isinstance(dim, int) or dim in symbols else _lost(model, axis, size)
+        for axis, (dim, size) in enumerate(zip(known, fact.shape, strict=True))
+    )
+
+
+def _lost(model: Model, axis: int, size: int) -> int | str:
+    batches = {t.shape[0] for t in model.inputs if t.shape and isinstance(t.shape[0], str)}
+    whole = {model.facts[t.name].shape[0] for t in model.inputs if t.shape and t.shape[0] in batches}
+    return str(next(iter(batches))) if axis == 0 and len(batches) == 1 and whole == {size} else size
+
+
+def _segment(model: Model, nodes: Iterable[str], inputs: list[str], outputs: list[str]) -> Model:
+    """Copy the model and keep these nodes, with the constants and initializers they read."""
+    copy = model.clone()
+    graph = copy.ir.graph
+    keep = _with_constants(model, set(nodes))
+    values = dict(copy.values)
+    gone = [node for node in graph if identity(node) not in keep]
+    fresh = {name: _entry(model, name) for name in inputs if name not in model.graph.inputs}
+    for name, value in fresh.items():
+        _redirect(values[name], value)
+    graph.outputs.clear()
+    graph.outputs.extend(values[name] for name in outputs)
+    graph.inputs.clear()
+    graph.inputs.extend(fresh.get(name) or values[name] for name in inputs)
+    graph.remove(gone, safe=False)
+    read = {v.name for n in graph for v in n.inputs if v is not None}
+    read |= {name for n in graph for name in captures(n)} | set(outputs)
+    for name in [name for name in graph.initializers if name not in read]:
+        del graph.initializers[name]
+    for name in outputs:
+        _type_output(model, values[name])
+    specs = {k: v for k, v in model.specs.items() if k in inputs}
+    return replace(Model(copy.ir, model.source, specs), cuttable=model.cuttable)
+
+
+def _with_constants(model: Model, nodes: set[str]) -> set[str]:
+    """Add the constant nodes that these nodes read, directly or through others."""
+    makers = {t: node for node in model.graph.constants for t in node.outputs}
+    waiting = [t for name in nodes for t in model.graph.by_id[name].weights]
+    waiting += [t for t in model.graph.outputs if t in makers]
+    keep = set(nodes)
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node.id not in keep:
+            keep.add(node.id)
+            waiting += node.weights
+    return keep
+
+
+def _entry(model: Model, name: str) -> ir.Value:
+    tensor = _typed(model, name)
+    shape = ir.Shape([d if isinstance(d, int) else ir.SymbolicDim(d) for d in tensor.shape])
+    return ir.Value(name=name, type=ir.TensorType(dtype_of(tensor.dtype)), shape=shape)
+
+
+def _redirect(old: ir.Value, new: ir.Value) -> None:
+    """Let every reader, in bodies too, read `new`."""
+    for use in list(old.uses()):
+        use.node.replace_input_with(use.idx, new)
+
+
+def _type_output(model: Model, value: ir.Value) -> None:
+    tensor = _typed(model, str(value.name))
+    value.type = ir.TensorType(dtype_of(tensor.dtype))
+    value.shape = ir.Shape([d if isinstance(d, int) else ir.SymbolicDim(d) for d in tensor.shape])
