@@ -16,9 +16,10 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from splitc.errors import VerifyError
+from splitc.errors import RequestError, VerifyError, did_you_mean
 
 if TYPE_CHECKING:
+    from splitc.manifest import TensorRecord
     from splitc.model import Model
 
 FOLDER = "selftest"
@@ -90,6 +91,42 @@ def load(path: Path, *, packed: bool = True) -> dict[str, NDArray[Any]]:
             return dict(_entries(archive))
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
         raise VerifyError(f"cannot read the arrays: {error}", where=path.name) from error
+
+
+def samples(data: Path, inputs: Sequence["TensorRecord"]) -> list[Sample]:
+    """Read ``--data``: one array for each input, samples along the first axis.
+
+    Where an input's own first size is fixed at 1, or is symbolic, every sample has size 1 there;
+    otherwise the first axis is cut into pieces of that size. An input without axes is shared, or
+    is given with one value a sample.
+    """
+    try:
+        arrays = load(data)
+    except VerifyError as error:
+        raise RequestError(str(error.args[0]), where=str(data)) from error
+    for tensor in inputs:
+        if tensor.name not in arrays:
+            hint = did_you_mean(tensor.name, arrays)
+            raise RequestError(f"--data has no array {tensor.name!r}", where=str(data), hint=hint)
+    pieces = {t.name: _pieces(arrays[t.name], t.shape) for t in inputs}
+    count = max((len(piece) for piece in pieces.values()), default=0)
+    if odd := [name for name, piece in pieces.items() if len(piece) not in (1, count)]:
+        raise RequestError(
+            f"--data has {len(pieces[odd[0]])} samples of {odd[0]!r}, {count} of others",
+            where=str(data),
+        )
+    return [
+        {name: piece[index if len(piece) > 1 else 0] for name, piece in pieces.items()}
+        for index in range(count)
+    ]
+
+
+def _pieces(array: NDArray[Any], shape: Sequence[int | str | None]) -> list[NDArray[Any]]:
+    """Cut an array into samples of the input's shape."""
+    if array.ndim == len(shape) and array.ndim:
+        step = shape[0] if isinstance(shape[0], int) and shape[0] else 1
+        return [array[at : at + step] for at in range(0, len(array), step)]
+    return list(array) if array.ndim == len(shape) + 1 else [array]
 
 
 def _entries(archive: zipfile.ZipFile) -> Iterable[tuple[str, NDArray[Any]]]:

@@ -258,9 +258,8 @@ class _Selftest:
         want: Sequence[Sample],
         names: Sequence[str] | None = None,
     ) -> Iterator[Check]:
-        for name in names if names is not None else list(want[0] if want else ()):
-            pair = [sample[name] for sample in got], [sample[name] for sample in want]
-            yield compare(f"{what} {name}", *pair, tolerance=self._tolerance)
+        every = list(want[0] if want else ())
+        return _each(what, every if names is None else names, got, want, self._tolerance)
 
     def _wire(self) -> Check:
         """Pack and unpack the recorded boundary: the same bits must come back."""
@@ -307,13 +306,13 @@ def _against(
         return [Check("model", "not-run", detail=detail)]
     if data is None:
         return list(_Selftest(folder, read).against(model))
-    return list(_whole(folder, read, model, samples(data, read)))
+    return list(_whole(folder, read, model, selftest.samples(data, read.inputs)))
 
 
 def _whole(
     folder: Path, read: Manifest, model: "Model", inputs: Sequence[Sample]
 ) -> Iterator[Check]:
-    """Compare boundary and outputs with the model's own, in the order in which they arise."""
+    """Compare outputs with the model's own; where one diverges, the boundary before it too."""
     from splitc.execute import run, session
 
     known = [tensor.name for tensor in model.inputs]
@@ -321,58 +320,36 @@ def _whole(
         detail = f"input {lacking[0]!r} is of one of them only"
         yield Check("model", "fail", detail=f"the bundle is of another model: {detail}")
         return
-    boundary = [t.name for t in read.contract.tensors if t.name in model.graph.producer]
     outputs = [tensor.name for tensor in read.outputs]
     if missing := [name for name in outputs if name not in {t.name for t in model.outputs}]:
         hint = did_you_mean(missing[0], [t.name for t in model.outputs])
         yield Check("model", "fail", detail=f"the model has no output {missing[0]!r}; {hint}")
         return
-    names = list(dict.fromkeys([*boundary, *outputs]))
     frames, early, held = _run_head(folder, inputs)
     late = _run_tail(folder, frames) if read.contract.gives else [{} for _ in frames]
-    opened = session(model, outputs=boundary)
-    want = [run(opened, sample, names, model.source) for sample in inputs]
     got = [{**h, **e, **t} for h, e, t in zip(held, early, late, strict=True)]
+    opened = session(model)
+    want = [run(opened, sample, outputs, model.source) for sample in inputs]
+    tolerance = TOLERANCES[read.selftest.kind]
+    checks = list(_each("model output", outputs, got, want, tolerance))
+    if any(check.status == "fail" for check in checks):  # where does it begin?
+        boundary = [t.name for t in read.contract.tensors if t.name in model.graph.producer]
+        opened = session(model, outputs=boundary)
+        want = [run(opened, sample, boundary, model.source) for sample in inputs]
+        yield from _each("model boundary", boundary, got, want, tolerance)
+    yield from checks
+
+
+def _each(
+    what: str,
+    names: Sequence[str],
+    got: Sequence[Sample],
+    want: Sequence[Sample],
+    tolerance: float,
+) -> Iterator[Check]:
     for name in names:
-        what = "model output" if name in outputs else "model boundary"
         pair = [sample[name] for sample in got], [sample[name] for sample in want]
-        yield compare(f"{what} {name}", *pair, tolerance=TOLERANCES[read.selftest.kind])
-
-
-def samples(data: Path, read: Manifest) -> list[Sample]:
-    """Read ``--data``: one array for each input, samples along the first axis.
-
-    Where an input's own first size is fixed at 1, or is symbolic, every sample has size 1 there;
-    otherwise the first axis is cut into pieces of that size. An input without axes is shared, or
-    is given with one value a sample.
-    """
-    try:
-        arrays = selftest.load(data)
-    except VerifyError as error:
-        raise RequestError(str(error.args[0]), where=str(data)) from error
-    for tensor in read.inputs:
-        if tensor.name not in arrays:
-            hint = did_you_mean(tensor.name, arrays)
-            raise RequestError(f"--data has no array {tensor.name!r}", where=str(data), hint=hint)
-    pieces = {t.name: _pieces(arrays[t.name], t.shape) for t in read.inputs}
-    count = max((len(piece) for piece in pieces.values()), default=0)
-    if odd := [name for name, piece in pieces.items() if len(piece) not in (1, count)]:
-        raise RequestError(
-            f"--data has {len(pieces[odd[0]])} samples of {odd[0]!r}, {count} of others",
-            where=str(data),
-        )
-    return [
-        {name: piece[index if len(piece) > 1 else 0] for name, piece in pieces.items()}
-        for index in range(count)
-    ]
-
-
-def _pieces(array: NDArray[Any], shape: Sequence[int | str | None]) -> list[NDArray[Any]]:
-    """Cut an array into samples of the input's shape."""
-    if array.ndim == len(shape) and array.ndim:
-        step = shape[0] if isinstance(shape[0], int) and shape[0] else 1
-        return [array[at : at + step] for at in range(0, len(array), step)]
-    return list(array) if array.ndim == len(shape) + 1 else [array]
+        yield compare(f"{what} {name}", *pair, tolerance=tolerance)
 
 
 def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:

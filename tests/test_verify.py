@@ -188,7 +188,7 @@ def test_against_the_original(tmp_path: Path) -> None:
     other = model(tmp_path, WHOLE.replace("Sigmoid", "Tanh"))
     report = verify(folder, model=other)
     assert not report.ok
-    assert report.notes == ("first diverging tensor: model output a",)
+    assert report.notes == ("first diverging tensor: model boundary a",)
     assert all("first diverging tensor" in c.detail for c in report.checks if c.status == "fail")
     stranger = model(tmp_path, "n (float[1,3] q) => (float[1,3] r) { r = Relu(q) }")
     assert "another model" in verify(folder, model=stranger).checks[-1].detail
