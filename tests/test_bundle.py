@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,17 @@ import onnx
 import pytest
 
 from splitc import bundle, manifest, runtime, selftest
+from splitc.cuts import resolve
 from splitc.errors import RequestError, VerifyError
 from splitc.ingest import load
 from splitc.manifest import CheckRecord, Source
-from splitc.model import Model, TensorInfo
+from splitc.model import Model
+from splitc.split import split
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = '<ir_version: 10, opset_import: ["": 21]>\n'
 WHOLE = """net (float[N,3] x, float[N,3] m) => (float[N,3] y, float[N,3] a)
 <float[3] w = {1.5, 2.0, -1.0}> { h = Mul(x, w)  a = Relu(h)  y = Mul(a, m) }"""
-HEAD = """head (float[N,3] x) => (float[N,3] a)
-<float[3] w = {1.5, 2.0, -1.0}> { h = Mul(x, w)  a = Relu(h) }"""
-TAIL = "tail (float[N,3] a, float[N,3] m) => (float[N,3] y) { y = Mul(a, m) }"
-
-
-@dataclass(frozen=True)
-class Halves:
-    """What `splitc.split.split` returns."""
-
-    head: Model | None
-    tail: Model | None
-    boundary: tuple[TensorInfo, ...]
-    head_outputs: tuple[str, ...]
-    tail_outputs: tuple[str, ...]
-    head_nodes: tuple[str, ...]
 
 
 def model(text: str, folder: Path, *inputs: str) -> Model:
@@ -55,17 +41,10 @@ def wide(text: str, size: int) -> str:
 
 def parts(folder: Path, kind: str = "inner", *inputs: str, size: int = 3) -> bundle.Parts:
     whole = model(wide(WHOLE, size), folder, *inputs)
-    m, a, x = (TensorInfo(name, "float32", ("N", size)) for name in "max")
-    if kind == "inner":
-        head, tail = model(wide(HEAD, size), folder), model(wide(TAIL, size), folder)
-        halves = Halves(head, tail, (m, a), ("a",), ("y",), ("h", "a"))
-    elif kind == "input":
-        halves = Halves(None, whole, (x, m), (), ("y", "a"), ())
-    else:
-        halves = Halves(whole, None, (), ("y", "a"), (), ("h", "a", "y"))
+    cut = resolve(whole.graph, {"inner": "m,a", "input": "@input", "output": "@output"}[kind])
     return bundle.Parts(
         model=whole,
-        split=halves,  # type: ignore[arg-type]
+        split=split(whole, cut),
         source=Source(model="net.onnx", fingerprint=whole.fingerprint()),
         passes="simplify",
         request={"head": "pi", "inputs": ()},

@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from splitc import bundle
+from splitc.cuts import resolve
 from splitc.errors import RequestError, VerifyError
 from splitc.ingest import load
 from splitc.manifest import Source
-from splitc.model import Model, TensorInfo
+from splitc.model import Model
+from splitc.split import split
 from splitc.verify import TOLERANCES, Check, compare, kind, relative_error, round_up, verify
 
 NAN, INF = math.nan, math.inf
@@ -112,33 +114,20 @@ HEAD = """head (float[1,3] x) => (float[1,3] a, int64[2] s)
 TAIL = "tail (float[1,3] a, float[1,3] m) => (float[1,3] y) { y = Mul(a, m) }"
 
 
-@dataclass(frozen=True)
-class Halves:
-    """What `splitc.split.split` returns."""
-
-    head: Model | None
-    tail: Model | None
-    boundary: tuple[TensorInfo, ...]
-    head_outputs: tuple[str, ...]
-    tail_outputs: tuple[str, ...]
-    head_nodes: tuple[str, ...]
-
-
 def model(folder: Path, text: str) -> Model:
     path = folder / "net.onnx"
     path.write_bytes(onnx.parser.parse_model(TEXT + text).SerializeToString())
     return load(path)
 
 
-def write(folder: Path, head: str = HEAD, tail: str = TAIL) -> Path:
+def write(folder: Path, head: str | None = None, tail: str | None = None) -> Path:
     whole = model(folder, WHOLE)
-    boundary = tuple(TensorInfo(name, "float32", (1, 3)) for name in "ma")
-    halves = Halves(
-        model(folder, head), model(folder, tail), boundary, ("a", "s"), ("y",), ("a", "h", "s")
-    )
+    halves = split(whole, resolve(whole.graph, "m,a"))
+    halves = replace(halves, head=model(folder, head)) if head else halves
+    halves = replace(halves, tail=model(folder, tail)) if tail else halves
     parts = bundle.Parts(
         model=whole,
-        split=halves,  # type: ignore[arg-type]
+        split=halves,
         source=Source(model="net.onnx", fingerprint=whole.fingerprint()),
         passes="",
         request={},
@@ -283,8 +272,8 @@ def test_an_unknown_side(tmp_path: Path) -> None:
 
 def test_a_model_with_constant_outputs_proves_nothing_and_is_ok(tmp_path: Path) -> None:
     whole = model(tmp_path, "n (float[1,3] x) => (int64[2] s) { s = Shape(x) }")
-    halves = Halves(whole, None, (), ("s",), (), ("s",))
-    parts = bundle.Parts(whole, halves, Source(model="n", fingerprint=""), "", {}, {}, {})  # type: ignore[arg-type]
+    halves = split(whole, resolve(whole.graph, "@output"))
+    parts = bundle.Parts(whole, halves, Source(model="n", fingerprint=""), "", {}, {}, {})
     bundle.write(tmp_path / "b", parts)
     report = verify(tmp_path / "b")
     assert report.ok
