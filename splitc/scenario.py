@@ -168,10 +168,14 @@ def _read(kind: type[Profile], text: str, where: str) -> Profile:
     for key in sorted((fields.keys() ^ table.keys()) - (optional - table.keys())):
         problem = "missing key" if key in fields else "unknown key"
         raise ProfileError(f"{problem} {key!r}", where=where, hint=did_you_mean(key, fields))
-    checked = {key: _value(key, value, str(fields[key].type), where) for key, value in table.items()}
+    checked = {key: _value(key, value, _type(fields[key].type), where) for key, value in table.items()}
     profile: Profile = kind(**checked)
     _check_sources(profile, where)
     return profile
+
+
+def _type(annotation: object) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def _value(key: str, value: object, wanted: str, where: str) -> object:
