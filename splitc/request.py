@@ -4,8 +4,7 @@ The command line, a TOML file (`--config`) and the Python API all end in a `Requ
 are the options' names with `-` written `_`, and hold text as typed, so it prints back as TOML.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from splitc.errors import RequestError
@@ -35,7 +34,6 @@ class Request:
     strict: bool = False
     max_tensors: int = 3
     top: int = 50
-    extra: Mapping[str, object] = field(default_factory=dict)
 
     def scenario(self) -> Scenario:
         """Resolve names to profiles; raises `RequestError` listing what is missing."""

@@ -1,0 +1,104 @@
+"""The main job: model → passes → plan → split → artifacts → verified bundle, or nothing at all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from splitc import backend, bundle
+from splitc.api import Progress, opened, planned
+from splitc.backend import Artifact, Target
+from splitc.bundle import Parts
+from splitc.errors import BackendError
+from splitc.manifest import Source
+from splitc.model import Model
+from splitc.plan import Plan
+from splitc.request import Request
+from splitc.scenario import Device, Scenario
+from splitc.split import Split, split
+from splitc.verify import Report, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What `compile` did. When `ok` is False a check failed and no bundle was left behind."""
+
+    ok: bool
+    bundle: str
+    plan: Plan
+    report: Report
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return {"ok", "bundle", "plan", "checks"}, as the command's `--json` prints it."""
+        return {**self.report.to_json(), "ok": self.ok, "bundle": self.bundle}
+
+
+def compile_bundle(
+    model: str | Path | Model, request: Request, output: Path, progress: Progress, max_size: int
+) -> Compiled:
+    """Compile `model` into the folder `output`; see `splitc.api.compile`."""
+    bundle.check_target(output)
+    scenario = request.scenario()
+    progress("load", str(model) if not isinstance(model, Model) else model.source)
+    loaded = opened(model, request.inputs, max_size)
+    after, plan = planned(loaded, request, progress)
+    progress("split", plan.chosen.title)
+    halves = split(after, plan.chosen.cut)
+    progress("compile", f"{request.head_backend} and {request.tail_backend}")
+    parts = Parts(
+        model=after,
+        split=halves,
+        source=Source(model=loaded.source, fingerprint=loaded.fingerprint()),
+        passes=request.passes,
+        request=recorded(request),
+        plan=plan.chosen.to_json(),
+        certificate=plan.certificate.to_json(),
+        codec=request.wire,
+        tiers=(scenario.head.name, scenario.tail.name),
+        artifacts=_artifacts(halves, scenario, request),
+    )
+    with bundle.stage(output, parts) as staged:
+        progress("verify", "head, wire, tail against the whole")
+        report = verify(staged.folder, model=loaded)
+        if report.ok:
+            progress("write", str(output))
+            staged.publish(report.records())
+    return Compiled(report.ok, str(output), plan, report, (*plan.notes, *report.notes))
+
+
+def _artifacts(
+    halves: Split, scenario: Scenario, request: Request
+) -> Mapping[str, "Sequence[Artifact]"]:
+    sides = (
+        ("head", halves.head, request.head_backend, scenario.head),
+        ("tail", halves.tail, request.tail_backend, scenario.tail),
+    )
+    made: dict[str, Sequence[Artifact]] = {}
+    for side, half, name, device in sides:
+        if half is None:
+            continue
+        try:
+            made[side] = (backend.get(name).compile(half, Target.of(device)),)
+        except BackendError as error:
+            error.where = f"{side}, {name}: {error.where}".rstrip(": ")
+            raise
+    return made
+
+
+def recorded(request: Request) -> dict[str, object]:
+    """Return the resolved request as the manifest keeps it: names of profiles, no paths."""
+    found: dict[str, object] = {}
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if isinstance(value, Device) or hasattr(value, "uplink_mbit_s"):
+            value = value.name
+        elif field.name in ("head", "tail", "link") and value is not None:
+            value = Path(str(value)).name
+        elif field.name == "cut" and str(value).startswith("@") and str(value).endswith(".json"):
+            value = "@" + Path(str(value)).name
+        found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found
