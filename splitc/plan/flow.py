@@ -67,11 +67,12 @@ def _without_offload(indexed: Indexed, prices: Prices, forced: Forced) -> tuple[
     known = [least] if forced.tail.any() else [least, np.ones_like(least)]
     costs = [free.total(head, indexed) for head in known]
     upper = min(costs)
+    start = known[costs.index(upper)]
     if upper == 0:
-        return known[costs.index(0)], 0.0
+        return start, 0.0
     net = build(indexed, prices, forced, upper)
-    side, value = cut(net, [_side(net, head) for head in known])
-    return np.asarray(side[net.vertex]), _floored(net.constant + value, net.scale)
+    side, flow = cut(net, _side(net, start))
+    return np.asarray(side[net.vertex]), _floored(net.constant + flow, net.scale)
 
 
 def _side(net: Network, head: Bools) -> Bools:
@@ -86,13 +87,13 @@ def _side(net: Network, head: Bools) -> Bools:
     return side
 
 
-def cut(net: Network, known: list[Bools]) -> tuple[Bools, int]:
+def cut(net: Network, known: Bools) -> tuple[Bools, int]:
     """Return the smallest source side of a minimum cut, and the flow that proves it.
 
-    `known`: source sides of feasible cuts, from whose value the search starts.
+    `known`: the source side of the feasible cut that the network was scaled to.
     """
     left = net.capacity.copy()
-    best = min(value(net, side) for side in known)
+    best = value(net, known)
     flow = 0
     while flow < best:
         shift = max(0, (best - flow).bit_length() - 29)

@@ -1,0 +1,105 @@
+"""What a plan holds: priced entries, the chosen one, the ranking, the certificate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from splitc.cost.price import Price
+from splitc.cuts import Cut
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One way to split, with its price.
+
+    `codec`: of a baseline, how the input arrives ('f32', 'u8', 'jpeg') or 'none' where nothing is
+    sent; None for other cuts. `emittable`: whether splitc can produce it.
+    """
+
+    cut: Cut
+    price: Price
+    emittable: bool = True
+    codec: str | None = None
+    breaks_group: bool = False
+
+    @property
+    def title(self) -> str:
+        """One line for people: the tensors that cross, or which end it is."""
+        if self.cut.kind == "output":
+            return "everything on the device"
+        if self.cut.kind == "input":
+            return f"everything on the server, input as {self.codec or 'f32'}"
+        return ", ".join(self.cut.tensors) or "nothing crosses"
+
+    def cost(self, objective: str) -> float:
+        """Seconds for 'latency', the device's joules for 'energy'."""
+        return self.price.latency_s if objective == "latency" else self.price.energy_j["device"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry P of the plan's JSON, without `head_nodes`."""
+        price = {key: getattr(self.price, key) for key in self.price.__dataclass_fields__}
+        entry = {"kind": self.cut.kind, "tensors": list(self.cut.tensors), "emittable": self.emittable}
+        extra: dict[str, Any] = {} if self.codec is None else {"codec": self.codec}
+        if self.breaks_group:
+            extra["breaks_group"] = True
+        return {**entry, **price, **extra}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The proof: `optimum` is the best price that a cut can have, `bound` what none can beat."""
+
+    method: str
+    optimum: float
+    bound: float
+    gap: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return {"method", "optimum", "bound", "gap"}, in the objective's unit."""
+        return {key: getattr(self, key) for key in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The chosen cut, its rivals in order, and the certificate.
+
+    `head_nodes`: identities of the chosen head in topological order. `notes`: lines for the user;
+    the first says so when something that splitc cannot emit would win.
+    """
+
+    objective: str
+    chosen: Entry
+    head_nodes: tuple[str, ...]
+    ranked: tuple[Entry, ...]
+    certificate: Certificate
+    notes: tuple[str, ...] = ()
+    estimates: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `splitc plan --json` prints."""
+        return {
+            "objective": self.objective,
+            "chosen": {**self.chosen.to_json(), "head_nodes": list(self.head_nodes)},
+            "ranked": [entry.to_json() for entry in self.ranked],
+            "certificate": self.certificate.to_json(),
+        }
+
+    def runner_up(self) -> Entry | None:
+        """Return the best entry that is another cut than the chosen one."""
+        others = (e for e in self.ranked if e.emittable and e.cut.head_nodes != self.chosen.cut.head_nodes)
+        return next(others, None)
+
+    def why(self) -> str:
+        """Say in one line where the runner-up loses, addend by addend."""
+        other = self.runner_up()
+        if other is None or not self.chosen.price.addends:
+            return ""
+        gaps = {k: v - self.chosen.price.addends[k] for k, v in other.price.addends.items()}
+        worst = max(gaps, key=lambda key: gaps[key])
+        total = other.cost(self.objective) - self.chosen.cost(self.objective)
+        unit = "s" if self.objective == "latency" else "J"
+        verb = "loses by" if total >= 0 else "would win by"
+        return (
+            f"runner-up ({other.title}) {verb} {abs(total):.3g} {unit}; "
+            f"largest difference: {worst} {gaps[worst]:+.3g} s"
+        )
