@@ -4,7 +4,9 @@ The Python API is the command line without printing: same names, same options.
 Nothing heavy is imported until a name is used.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -38,3 +40,14 @@ def __getattr__(name: str) -> object:
     if name not in _WHERE:
         raise AttributeError(f"module 'splitc' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)
+
+
+class _Package(ModuleType):
+    """Keeps `splitc.plan` the function when the folder `splitc/plan` is imported, and so on."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -118,13 +118,13 @@ def plan(
 
 def planned(model: Model, request: Request, progress: Progress = _quiet) -> "tuple[Model, Plan]":
     """Run the passes on `model` and plan the result: (the model that was planned, its plan)."""
-    from splitc import plan as planning
+    from splitc.plan.choose import plan as choose
 
     scenario = request.scenario()
     progress("passes", request.passes or "none")
     after = pipeline.run(pipeline.parse(request.passes), model, pin=pins(model, request.cut))
     progress("plan", f"{len(after.graph.nodes)} nodes")
-    found = planning.plan(
+    found = choose(
         after,
         scenario,
         cut=request.cut,

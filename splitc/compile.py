@@ -34,7 +34,7 @@ class Compiled:
 
     def to_json(self) -> dict[str, Any]:
         """Return {"ok", "bundle", "plan", "checks"}, as the command's `--json` prints it."""
-        return {**self.report.to_json(), "ok": self.ok, "bundle": self.bundle}
+        return {**self.report.to_json(), "ok": self.ok, "bundle": self.bundle, "plan": self.plan.to_json()["chosen"]}
 
 
 def compile_bundle(
@@ -55,7 +55,7 @@ def compile_bundle(
         source=Source(model=loaded.source, fingerprint=loaded.fingerprint()),
         passes=request.passes,
         request=recorded(request),
-        plan=plan.chosen.to_json(),
+        plan=plan.to_json()["chosen"],
         certificate=plan.certificate.to_json(),
         codec=request.wire,
         tiers=(scenario.head.name, scenario.tail.name),
