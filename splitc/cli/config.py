@@ -1,0 +1,54 @@
+"""`--dry-run` prints the resolved request as TOML, `--config FILE` runs it back."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from splitc.errors import RequestError, did_you_mean
+
+_OWN = ("config_file", "dry_run", "as_json", "progress")
+
+
+def resolved(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Merge command line over `--config` over defaults; None after a dry run has been printed."""
+    merged = {**options, **_from_file(ctx, options)}
+    if merged.get("model") is None:
+        raise click.UsageError("Missing argument 'MODEL'.", ctx)
+    merged["inputs"] = tuple(merged["inputs"])
+    if merged.pop("dry_run"):
+        click.echo(_toml(merged), nl=False)
+        return None
+    merged.pop("config_file")
+    return merged
+
+
+def _from_file(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+    path = options["config_file"]
+    if path is None:
+        return {}
+    try:
+        table = tomllib.loads(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RequestError(f"cannot read the configuration: {error}", where=str(path)) from error
+    known = {key: value for key, value in options.items() if key not in _OWN}
+    for key in sorted(table.keys() - known.keys()):
+        hint = did_you_mean(key, known)
+        raise RequestError(f"unknown key {key!r}", where=str(path), hint=hint)
+    for key, value in table.items():
+        wanted = type(options[key]) if options[key] is not None else str
+        if wanted is tuple:
+            wanted = list
+        if type(value) is not wanted:
+            raise RequestError(f"{key} = {value!r} is no {wanted.__name__}", where=str(path))
+    typed = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    return {k: v for k, v in table.items() if ctx.get_parameter_source(k) not in typed}
+
+
+def _toml(options: dict[str, Any]) -> str:
+    import tomli_w
+
+    kept = {k: v for k, v in sorted(options.items()) if k not in _OWN and v is not None}
+    return tomli_w.dumps({k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()})

@@ -1,0 +1,116 @@
+"""`splitc devices`, `links`, `backends`, `passes` and `profile`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from splitc.cli.options import example, json_option, table
+
+
+@click.command(epilog=example("splitc devices", "splitc devices raspberry-pi-4"))
+@click.argument("name", required=False)
+@json_option
+def devices(name: str | None, as_json: bool) -> None:
+    """List device and server profiles, or print one with the source of each number."""
+    from splitc import scenario
+
+    if name is not None:
+        return _one(scenario.device(name), as_json)
+    found = scenario.devices()
+    if as_json:
+        return click.echo(json.dumps({"devices": [dataclasses.asdict(d) for d in found]}))
+    rows = [
+        (d.name, d.tier, f"{d.peak_gops['float32']:,.0f}", f"{d.memory_bandwidth_gb_s:,.0f}", d.summary)
+        for d in found
+    ]
+    return table("", ("name", "tier", ">float32 Gop/s", ">GB/s", "what"), rows)
+
+
+@click.command(epilog=example("splitc links", "splitc links wifi"))
+@click.argument("name", required=False)
+@json_option
+def links(name: str | None, as_json: bool) -> None:
+    """List link profiles, or print one with the source of each number."""
+    from splitc import scenario
+
+    if name is not None:
+        return _one(scenario.link(name), as_json)
+    found = scenario.links()
+    if as_json:
+        return click.echo(json.dumps({"links": [dataclasses.asdict(d) for d in found]}))
+    rows = [(k.name, f"{k.uplink_mbit_s:g}", f"{k.downlink_mbit_s:g}", f"{k.rtt_ms:g}", k.summary) for k in found]
+    return table("", ("name", ">up Mbit/s", ">down Mbit/s", ">round trip ms", "what"), rows)
+
+
+def _one(profile: Any, as_json: bool) -> None:
+    """Print one profile: value, source, and whether it is an estimate."""
+    if as_json:
+        return click.echo(json.dumps(dataclasses.asdict(profile)))
+    click.echo(f"{profile.name}: {profile.summary}")
+    rows = []
+    for field in dataclasses.fields(profile):
+        value = getattr(profile, field.name)
+        if field.name in ("name", "summary", "sources", "estimated") or value in ("", (), {}):
+            continue
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        guess = "estimated" if field.name in profile.estimated else ""
+        rows.append((field.name, shown, guess, profile.sources.get(field.name, "")))
+    return table("", ("", "value", "", "source"), rows)
+
+
+@click.command(epilog=example("splitc backends"))
+@json_option
+def backends(as_json: bool) -> None:
+    """List backends, or why one cannot be used here and what to install."""
+    from splitc import backend
+
+    found = backend.available()
+    if as_json:
+        return click.echo(json.dumps({"backends": [dataclasses.asdict(b) for b in found]}))
+    rows = [(b.name, "available" if b.available else b.reason, b.hint) for b in found]
+    return table("", ("backend", "", "hint"), rows)
+
+
+@click.command(epilog=example("splitc passes"))
+@json_option
+def passes(as_json: bool) -> None:
+    """List passes and their options."""
+    from splitc import pipeline
+    from splitc.errors import SplitcError
+
+    rows = []
+    for name, found in pipeline.known().items():
+        if isinstance(found, SplitcError):
+            rows.append({"name": name, "available": False, "reason": str(found.args[0])})
+            continue
+        options = {f.name: str(f.default) for f in dataclasses.fields(found) if f.init}  # type: ignore[arg-type]
+        about = (found.__doc__ or "").strip().splitlines()[0]
+        rows.append({"name": name, "available": True, "exact": found.exact, "options": options, "about": about})
+    if as_json:
+        return click.echo(json.dumps({"passes": rows}))
+    cells = [
+        (r["name"], "exact" if r.get("exact") else "lossy", r.get("options") or "", r.get("about", r.get("reason")))
+        for r in rows
+    ]
+    return table("", ("pass", "", "options", "what"), cells)
+
+
+@click.command(epilog=example("splitc profile -o here.toml"))
+@click.option("-o", "--output", required=True, metavar="FILE.toml", help="Profile to write.")
+@click.option("--name", default="here", show_default=True)
+@click.option("--seconds", default=10.0, show_default=True, help="How long to measure.")
+@click.option("--threads", default=1, show_default=True)
+@json_option
+def profile(output: str, name: str, seconds: float, threads: int, as_json: bool) -> None:
+    """Measure this machine into a device profile: a few kernels, bandwidth, overhead per node."""
+    from splitc import profiler
+
+    made = profiler.measure(name, seconds=seconds, threads=threads)
+    Path(output).write_text(profiler.to_toml(made), "utf-8")
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(made)))
+    else:
+        click.echo(f"wrote {output}; use it as --head {output} or --tail {output}")
