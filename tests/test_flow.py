@@ -188,6 +188,14 @@ def test_far_apart_prices_stay_exact() -> None:
     assert answer.gap <= 1e-12 * answer.optimum
 
 
+def test_one_end_may_cost_any_number_of_times_the_other() -> None:
+    size = 100
+    problem = chain([1.0] * size, [1e9] * size, [1e9] * size)
+    assert (solve(problem).optimum, solve(problem).gap) == (size, 0)
+    problem = chain([1e9] * size, [1.0] * size, [1.0] * size)
+    assert (solve(problem).optimum, solve(problem).gap) == (size + 1, 0)
+
+
 def test_infinite_send_keeps_producer_and_readers_together() -> None:
     problem = chain([1, 100], [100, 1], [3, math.inf])
     assert solve(problem).optimum == 101.0
