@@ -10,16 +10,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 all: dev
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "splitc needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); }
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "splitc needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
+	sh .ci/venv $(PYTHON) $(VENV)
 
 $(VENV)/.core: pyproject.toml | $(BIN)/python
+	@echo "installing the core of splitc into $(VENV) (half a minute)"
 	$(PIP) --upgrade 'pip>=25.1'
 	$(PIP) -e .
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.core
+	@echo "installing torch and the development tools into $(VENV) (a minute)"
 	$(PIP) 'torch==2.13.0'
 	$(PIP) --group dev -e '.[torch]'
 	touch $@

@@ -9,17 +9,16 @@ value with `to_json()` — what the command's `--json` prints — and `notes`, l
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from splitc import pipeline
 from splitc.errors import PassError, RequestError
-from splitc.ingest import load
 from splitc.model import DEFAULT_MAX_SIZE, InputSpec, Model
 from splitc.pipeline import Observer
 from splitc.request import Request
+from splitc.stages import Progress, opened, pins, planned, quiet
 
 if TYPE_CHECKING:
     from splitc.compile import Compiled
@@ -27,24 +26,6 @@ if TYPE_CHECKING:
     from splitc.inspection import Inspection
     from splitc.plan import Plan
     from splitc.verify import Report
-
-Progress = Callable[[str, str], None]
-"""Called as `progress(stage, detail)` when a stage begins."""
-
-
-def _quiet(_stage: str, _detail: str = "") -> None:
-    """Report nothing."""
-
-
-def opened(
-    model: str | Path | Model,
-    inputs: Sequence[str | InputSpec] = (),
-    max_size: int = DEFAULT_MAX_SIZE,
-) -> Model:
-    """Return `model` itself, or load the file or factory that it names."""
-    if isinstance(model, Model):
-        return model
-    return load(model, inputs=inputs, max_size=max_size)
 
 
 def inspect(
@@ -68,7 +49,7 @@ def cuts(
     passes: str | None = None,
     max_size: int = DEFAULT_MAX_SIZE,
 ) -> "CutList":
-    """The boundaries worth looking at, of the graph as loaded unless `passes` is given."""
+    """List the boundaries worth looking at, of the graph as loaded unless `passes` is given."""
     from splitc.cuts import cuts as listing
 
     return listing(_after(opened(model, inputs, max_size), passes or ""), max_tensors=max_tensors)
@@ -100,7 +81,7 @@ def plan(
     model: str | Path | Model,
     *,
     costs: str | Path | Mapping[str, object] | None = None,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
     max_size: int = DEFAULT_MAX_SIZE,
     **options: object,
 ) -> "Plan":
@@ -116,48 +97,11 @@ def plan(
     return planned(opened(model, request.inputs, max_size), request, progress)[1]
 
 
-def planned(model: Model, request: Request, progress: Progress = _quiet) -> "tuple[Model, Plan]":
-    """Run the passes on `model` and plan the result: (the model that was planned, its plan)."""
-    from splitc.plan.choose import plan as choose
-
-    scenario = request.scenario()
-    progress("passes", request.passes or "none")
-    after = pipeline.run(pipeline.parse(request.passes), model, pin=pins(model, request.cut))
-    progress("plan", f"{len(after.graph.nodes)} nodes")
-    found = choose(
-        after,
-        scenario,
-        cut=request.cut,
-        top=request.top,
-        max_tensors=request.max_tensors,
-        input_codec=request.input_codec,
-        strict=request.strict,
-        refusals=refusals(after, request),
-    )
-    return after, replace(found, notes=(*found.notes, *after.notes))
-
-
-def refusals(model: Model, request: Request) -> dict[str, Mapping[str, str]]:
-    """What each side's backend cannot take: {'head': {node: why}, 'tail': {node: why}}."""
-    from splitc import backend
-    from splitc.backend import Target
-
-    scenario = request.scenario()
-    sides = {
-        "head": (request.head_backend, scenario.head),
-        "tail": (request.tail_backend, scenario.tail),
-    }
-    return {
-        side: backend.get(name).supports(model, Target.of(device))
-        for side, (name, device) in sides.items()
-    }
-
-
-def compile(  # the command's name  # noqa: A001
+def compile(
     model: str | Path | Model,
     *,
     output: str | Path = "bundle",
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
     max_size: int = DEFAULT_MAX_SIZE,
     **options: object,
 ) -> "Compiled":
@@ -183,16 +127,6 @@ def verify(
 
     whole = opened(model) if model is not None else None
     return check(Path(bundle), model=whole, data=Path(data) if data else None, side=side)
-
-
-def pins(model: Model, cut: str) -> tuple[str, ...]:
-    """Tensors of `model` that `--cut` names: passes must keep them."""
-    if cut.startswith("@") and cut.endswith(".json"):
-        from splitc.plan import replayed_tensors
-
-        return tuple(name for name in replayed_tensors(cut) if name in model.graph.producer)
-    names = [] if cut == "auto" or cut.startswith("@") else cut.split(",")
-    return tuple(name for name in names if name in model.graph.producer)
 
 
 def _after(model: Model, passes: str) -> Model:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitc import backend, bundle
-from splitc.api import Progress, opened, planned
 from splitc.backend import Artifact, Target
 from splitc.bundle import Parts
 from splitc.errors import BackendError
@@ -16,6 +15,7 @@ from splitc.plan import Plan
 from splitc.request import Request
 from splitc.scenario import Device, Scenario
 from splitc.split import Split, split
+from splitc.stages import Progress, opened, planned
 from splitc.verify import Report, verify
 
 if TYPE_CHECKING:
@@ -34,13 +34,18 @@ class Compiled:
 
     def to_json(self) -> dict[str, Any]:
         """Return {"ok", "bundle", "plan", "checks"}, as the command's `--json` prints it."""
-        return {**self.report.to_json(), "ok": self.ok, "bundle": self.bundle, "plan": self.plan.to_json()["chosen"]}
+        return {
+            **self.report.to_json(),
+            "ok": self.ok,
+            "bundle": self.bundle,
+            "plan": self.plan.to_json()["chosen"],
+        }
 
 
 def compile_bundle(
     model: str | Path | Model, request: Request, output: Path, progress: Progress, max_size: int
 ) -> Compiled:
-    """Compile `model` into the folder `output`; see `splitc.api.compile`."""
+    """Compile `model` into the folder `output`; see `splitc.compile`."""
     bundle.check_target(output)
     scenario = request.scenario()
     progress("load", str(model) if not isinstance(model, Model) else model.source)

@@ -45,12 +45,10 @@ class Request:
                 f"a plan needs {' and '.join(missing)}",
                 hint="'splitc devices' and 'splitc links' list the profiles; --costs plans without",
             )
-        head, tail, link = self.head, self.tail, self.link
-        assert head is not None and tail is not None and link is not None
         return Scenario.of(
-            head=head if isinstance(head, Device) else find_device(head),
-            tail=tail if isinstance(tail, Device) else find_device(tail),
-            link=link if isinstance(link, Link) else find_link(link),
+            head=self.head if isinstance(self.head, Device) else find_device(self.head or ""),
+            tail=self.tail if isinstance(self.tail, Device) else find_device(self.tail or ""),
+            link=self.link if isinstance(self.link, Link) else find_link(self.link or ""),
             rate=parse_rate(self.rate) if self.rate else None,
             rtt=parse_time(self.rtt) if self.rtt else None,
             objective=self.objective,

@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed(error: SplitcError, as_json: bool) -> int:
     if as_json:
-        parts = {"error": str(error.args[0]), "where": error.where, "hint": error.hint}
+        text = str(error.args[0])
+        parts = {"ok": False, "error": text, "where": error.where, "hint": error.hint}
         click.echo(json.dumps(parts))
     click.echo(str(error), err=True)
     return error.exit_code

@@ -31,7 +31,10 @@ request_options = stacked(
     click.option("--rate", metavar="UP[/DOWN]", help="Replace the link's rate: 20Mbit/s/50Mbit/s."),
     click.option("--rtt", metavar="TIME", help="Replace the link's round trip: 5ms."),
     click.option(
-        "--objective", type=click.Choice(["latency", "energy"]), default="latency", show_default=True
+        "--objective",
+        type=click.Choice(["latency", "energy"]),
+        default="latency",
+        show_default=True,
     ),
     click.option(
         "--cut",
@@ -49,7 +52,9 @@ request_options = stacked(
         "--input-codec", metavar="f32|u8|jpeg:BYTES", help="How the input really arrives."
     ),
     click.option("--strict", is_flag=True, help="Exit 4 when something splitc can't emit wins."),
-    click.option("--max-tensors", default=3, show_default=True, help="Most tensors of a listed cut."),
+    click.option(
+        "--max-tensors", default=3, show_default=True, help="Most tensors of a listed cut."
+    ),
     max_size_option,
     click.option("--config", "config_file", metavar="FILE", help="Read options from a TOML file."),
     click.option("--dry-run", is_flag=True, help="Print the resolved request as TOML; do nothing."),
@@ -68,7 +73,7 @@ request_options = stacked(
 @click.option("--costs", metavar="FILE", help="Plan from these prices, without profiles.")
 @click.option("--top", default=50, show_default=True, help="Length of the ranking, 0 = all.")
 @click.pass_context
-def plan(ctx: click.Context, **options: Any) -> None:
+def plan(ctx: click.Context, /, **options: Any) -> None:
     """Print the price list: chosen cut, ranked others, baselines, every addend."""
     import splitc
 
@@ -91,7 +96,7 @@ def plan(ctx: click.Context, **options: Any) -> None:
 @request_options
 @click.option("-o", "--output", default="bundle", show_default=True, help="Folder of the bundle.")
 @click.pass_context
-def compile_(ctx: click.Context, **options: Any) -> int:
+def compile_(ctx: click.Context, /, **options: Any) -> int:
     """Plan, split, compile both halves, verify them, and write the bundle."""
     import splitc
 
@@ -114,7 +119,9 @@ def show_plan(found: "Plan") -> None:
     click.echo(f"chosen ({found.objective}): {found.chosen.title}")
     click.echo(addends(found.chosen))
     proof = found.certificate
-    click.echo(f"proof: {proof.method}; optimum {si(proof.optimum, unit)}, gap {proof.gap:.3g} {unit}")
+    click.echo(
+        f"proof: {proof.method}; optimum {si(proof.optimum, unit)}, gap {proof.gap:.3g} {unit}"
+    )
     if why := found.why():
         click.echo(why)
     for side, how in found.estimates.items():
@@ -132,7 +139,16 @@ def show_plan(found: "Plan") -> None:
         )
         for place, entry in enumerate(found.ranked[:20], start=1)
     ]
-    columns = (">#", "cut", ">latency", ">device energy", ">wire bytes", ">head", ">uplink", ">tail")
+    columns = (
+        ">#",
+        "cut",
+        ">latency",
+        ">device energy",
+        ">wire bytes",
+        ">head",
+        ">uplink",
+        ">tail",
+    )
     table("", columns, rows)
     if len(found.ranked) > 20:
         click.echo(f"… {len(found.ranked) - 20} more with --json")
@@ -148,11 +164,19 @@ def addends(entry: "Entry") -> str:
     return f"  {si(entry.price.latency_s, 's')} = {parts}"
 
 
+def _beaten(plan: "Plan") -> str:
+    """Say what would win if splitc could emit it; nothing where the chosen cut is the best."""
+    best = plan.ranked[0]
+    if best.emittable:
+        return ""
+    return f" ({best.title} would win, but splitc cannot emit it)"
+
+
 def show_compiled(made: "Compiled") -> None:
     """Print what was compiled and how it was checked."""
     from splitc.cli.bundles import show_checks
 
-    click.echo(f"cut: {made.plan.chosen.title}")
+    click.echo(f"cut: {made.plan.chosen.title}{_beaten(made.plan)}")
     click.echo(addends(made.plan.chosen))
     show_checks(made.report)
     done = f"wrote {Path(made.bundle)}" if made.ok else "verification failed: no bundle was written"

@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from splitc.verify import Report
 
 
-@click.command(epilog=example("splitc verify bundle --model net.onnx", "splitc verify bundle --side head"))
+@click.command(
+    epilog=example("splitc verify bundle --model net.onnx", "splitc verify bundle --side head")
+)
 @click.argument("bundle")
 @click.option("--model", metavar="MODEL", help="Compare with the original, too.")
 @click.option("--data", metavar="FILE.npz", help="Inputs to compare on (needs --model).")
 @click.option("--side", type=click.Choice(["head", "tail"]), help="Check one side alone.")
 @json_option
-def verify(bundle: str, model: str | None, data: str | None, side: str | None, as_json: bool) -> int:
+def verify(
+    bundle: str, model: str | None, data: str | None, side: str | None, as_json: bool
+) -> int:
     """Check digests, contract and self-test of a bundle: head, wire, tail."""
     import splitc
 
@@ -53,7 +57,13 @@ def show_checks(report: "Report") -> None:
 @click.option("--timeout", default="30s", show_default=True, help="For each answer of the server.")
 @json_option
 def run(
-    bundle: str, data: str, output: str, connect: str | None, token: str | None, timeout: str, as_json: bool
+    bundle: str,
+    data: str,
+    output: str,
+    connect: str | None,
+    token: str | None,
+    timeout: str,
+    as_json: bool,
 ) -> None:
     """Run head, framed boundary and tail on one set of inputs."""
     from splitc.runtime import run as run_bundle
@@ -63,11 +73,17 @@ def run(
     target = Path(output)
     if not target.parent.is_dir():
         raise RequestError("the folder of the output does not exist", where=str(target))
-    made = run_bundle(bundle, load(Path(data)), connect=connect, token=token, timeout_s=parse_time(timeout))
+    made = run_bundle(
+        bundle, load(Path(data)), connect=connect, token=token, timeout_s=parse_time(timeout)
+    )
     write(target, [made])
-    rows = [(name, array.dtype.name, "x".join(map(str, array.shape))) for name, array in made.items()]
+    rows = [
+        (name, array.dtype.name, "x".join(map(str, array.shape))) for name, array in made.items()
+    ]
     if as_json:
-        shapes = {name: {"dtype": dtype, "shape": list(made[name].shape)} for name, dtype, _ in rows}
+        shapes = {
+            name: {"dtype": dtype, "shape": list(made[name].shape)} for name, dtype, _ in rows
+        }
         click.echo(json.dumps({"output": str(target), "outputs": shapes}))
     else:
         table("", ("output", "type", "shape"), rows)
@@ -77,7 +93,9 @@ def run(
 @click.command(epilog=example("splitc serve bundle --listen 127.0.0.1:7070"))
 @click.argument("bundle")
 @click.option("--listen", default="127.0.0.1:0", show_default=True, metavar="HOST:PORT")
-@click.option("--token", envvar="SPLITC_TOKEN", help="Needed when others than this machine connect.")
+@click.option(
+    "--token", envvar="SPLITC_TOKEN", help="Needed when others than this machine connect."
+)
 @json_option
 def serve(bundle: str, listen: str, token: str | None, as_json: bool) -> None:
     """Serve the tail of a bundle; prints its address and runs until interrupted."""
@@ -91,7 +109,9 @@ def serve(bundle: str, listen: str, token: str | None, as_json: bool) -> None:
         signal.signal(number, lambda *_: stop.set())
 
     def ready(host: str, port: int) -> None:
-        line = json.dumps({"host": host, "port": port}) if as_json else f"listening on {host}:{port}"
+        line = (
+            json.dumps({"host": host, "port": port}) if as_json else f"listening on {host}:{port}"
+        )
         click.echo(line)
 
     serve_bundle(bundle, listen=listen, token=token, on_ready=ready, stop=stop)

@@ -23,7 +23,13 @@ def devices(name: str | None, as_json: bool) -> None:
     if as_json:
         return click.echo(json.dumps({"devices": [dataclasses.asdict(d) for d in found]}))
     rows = [
-        (d.name, d.tier, f"{d.peak_gops['float32']:,.0f}", f"{d.memory_bandwidth_gb_s:,.0f}", d.summary)
+        (
+            d.name,
+            d.tier,
+            f"{d.peak_gops['float32']:,.0f}",
+            f"{d.memory_bandwidth_gb_s:,.0f}",
+            d.summary,
+        )
         for d in found
     ]
     return table("", ("name", "tier", ">float32 Gop/s", ">GB/s", "what"), rows)
@@ -41,7 +47,10 @@ def links(name: str | None, as_json: bool) -> None:
     found = scenario.links()
     if as_json:
         return click.echo(json.dumps({"links": [dataclasses.asdict(d) for d in found]}))
-    rows = [(k.name, f"{k.uplink_mbit_s:g}", f"{k.downlink_mbit_s:g}", f"{k.rtt_ms:g}", k.summary) for k in found]
+    rows = [
+        (k.name, f"{k.uplink_mbit_s:g}", f"{k.downlink_mbit_s:g}", f"{k.rtt_ms:g}", k.summary)
+        for k in found
+    ]
     return table("", ("name", ">up Mbit/s", ">down Mbit/s", ">round trip ms", "what"), rows)
 
 
@@ -55,7 +64,9 @@ def _one(profile: Any, as_json: bool) -> None:
         value = getattr(profile, field.name)
         if field.name in ("name", "summary", "sources", "estimated") or value in ("", (), {}):
             continue
-        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        shown = (
+            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        )
         guess = "estimated" if field.name in profile.estimated else ""
         rows.append((field.name, shown, guess, profile.sources.get(field.name, "")))
     return table("", ("", "value", "", "source"), rows)
@@ -88,11 +99,24 @@ def passes(as_json: bool) -> None:
             continue
         options = {f.name: str(f.default) for f in dataclasses.fields(found) if f.init}  # type: ignore[arg-type]
         about = (found.__doc__ or "").strip().splitlines()[0]
-        rows.append({"name": name, "available": True, "exact": found.exact, "options": options, "about": about})
+        rows.append(
+            {
+                "name": name,
+                "available": True,
+                "exact": found.exact,
+                "options": options,
+                "about": about,
+            }
+        )
     if as_json:
         return click.echo(json.dumps({"passes": rows}))
     cells = [
-        (r["name"], "exact" if r.get("exact") else "lossy", r.get("options") or "", r.get("about", r.get("reason")))
+        (
+            r["name"],
+            "exact" if r.get("exact") else "lossy",
+            r.get("options") or "",
+            r.get("about", r.get("reason")),
+        )
         for r in rows
     ]
     return table("", ("pass", "", "options", "what"), cells)

@@ -36,7 +36,14 @@ def inspect(model: str, as_json: bool, max_size: str, **options: Any) -> None:
 def show_inspection(found: "Inspection") -> None:
     """Print a row for each node, then the totals."""
     rows = [
-        (n.id, n.op, "x".join(map(str, n.shape)), f"{n.macs:,}", f"{n.weight_bytes:,}", f"{n.activation_bytes:,}")
+        (
+            n.id,
+            n.op,
+            "x".join(map(str, n.shape)),
+            f"{n.macs:,}",
+            f"{n.weight_bytes:,}",
+            f"{n.activation_bytes:,}",
+        )
         for n in found.nodes
     ]
     columns = ("node", "operator", "output", ">MACs", ">weight bytes", ">activation bytes")
@@ -88,7 +95,12 @@ def show_cuts(found: "CutList") -> None:
 @max_size_option
 @json_option
 def optimize(
-    model: str, as_json: bool, max_size: str, print_after: str | None, time_passes: bool, **options: Any
+    model: str,
+    as_json: bool,
+    max_size: str,
+    print_after: str | None,
+    time_passes: bool,
+    **options: Any,
 ) -> None:
     """Run passes on a model and write the result."""
     import splitc

@@ -78,7 +78,9 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
 
     made = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        made.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
+        made.add_column(
+            name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold"
+        )
     for row in rows:
         made.add_row(*(Text(str(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 160
@@ -97,6 +99,7 @@ class Progress:
         self._status: Any = None
 
     def __call__(self, stage: str, detail: str = "") -> None:
+        """Say that `stage` begins."""
         text = f"{stage}: {detail}" if detail else stage
         if self._mode == "none":
             return
