@@ -69,6 +69,11 @@ class Closure:
         """Unpack one row into node numbers, ascending."""
         return np.flatnonzero(np.unpackbits(row, count=self.count))
 
+    def names(self, row: Bits) -> frozenset[str]:
+        """Unpack one row into node identities."""
+        nodes = self.graph.nodes
+        return frozenset(nodes[i].id for i in self.numbers(row).tolist())
+
     def union(self, rows: Bits, numbers: NDArray[Any] | list[int]) -> Bits:
         """Or together the rows with these numbers (no numbers: nothing)."""
         if len(numbers) == 0:

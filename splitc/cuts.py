@@ -5,13 +5,13 @@ tensors means: the tail is what the list reaches and is not an ancestor of it, w
 non-ancestors that feed it; the head is the rest.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from splitc.closure import Closure
+from splitc.closure import Bits, Closure
 from splitc.errors import RequestError, did_you_mean
 from splitc.graph import Graph
 
@@ -77,6 +77,11 @@ def _names(graph: Graph, tensors: str | Sequence[str]) -> list[str]:
 
 def _head(closure: Closure, names: Sequence[str]) -> frozenset[str]:
     """Return the head that a list means, closed under predecessors."""
+    return closure.names(_head_row(closure, names))
+
+
+def _head_row(closure: Closure, names: Sequence[str]) -> Bits:
+    """Return the head that a list means as a packed row."""
     graph, index = closure.graph, closure.index
     makers = [index[graph.producer[n]] for n in names if n in graph.producer]
     above = closure.union(closure.ancestors, makers)
@@ -84,8 +89,7 @@ def _head(closure: Closure, names: Sequence[str]) -> frozenset[str]:
     tail = closure.union(closure.descendants, readers) & ~above
     feeding = closure.union(closure.ancestors, closure.numbers(tail)) & ~above
     tail = closure.union(closure.descendants, closure.numbers(tail | feeding)) & ~above
-    outside = set(closure.numbers(tail).tolist())
-    return frozenset(node.id for i, node in enumerate(graph.nodes) if i not in outside)
+    return closure.row(range(closure.count)) & ~tail
 
 
 def listed(
@@ -101,16 +105,30 @@ def listed(
     (if given), and is one that `resolve` reproduces.
     """
     closure = closure or Closure(graph)
-    ends = [resolve(graph, INPUT), resolve(graph, OUTPUT)]
-    seen = {frozenset(end.tensors) for end in ends}
-    inner: list[Cut] = []
+    rows = inner_rows(closure, max_tensors=max_tensors, allowed=allowed)
+    inner = [Cut("inner", tensors, closure.names(row)) for tensors, row in rows]
+    return [resolve(graph, INPUT), *inner, resolve(graph, OUTPUT)]
+
+
+def inner_rows(
+    closure: Closure, *, max_tensors: int = 3, allowed: Set[str] | None = None
+) -> Iterator[tuple[tuple[str, ...], Bits]]:
+    """Yield (boundary, head as a packed row) of what `listed` lists between the two ends.
+
+    The ancestor cut of a node whose tensors somebody reads is its own: all else reads it, or a
+    tensor that crosses with it, or what such readers make. The others are resolved like a list.
+    """
+    graph = closure.graph
+    seen = {frozenset(of_head(graph, frozenset()).tensors), frozenset[str]()}
+    sourceless = any(not node.inputs for node in graph.nodes)
     for tensors, number in _boundaries(closure, max_tensors):
         if frozenset(tensors) in seen or (allowed is not None and not set(tensors) <= allowed):
             continue
         seen.add(frozenset(tensors))
-        if (cut := _reproduced(closure, tensors, number)) is not None:
-            inner.append(cut)
-    return [ends[0], *inner, ends[1]]
+        if not sourceless and any(graph.readers[t] for t in graph.nodes[number].outputs):
+            yield tensors, closure.ancestors[number]
+        elif (row := _reproduced(closure, tensors)) is not None:
+            yield tensors, row
 
 
 def _boundaries(closure: Closure, most: int) -> list[tuple[tuple[str, ...], int]]:
@@ -127,17 +145,13 @@ def _boundaries(closure: Closure, most: int) -> list[tuple[tuple[str, ...], int]
     return [(tuple(tensors), number) for number, tensors in found.items()]
 
 
-def _reproduced(closure: Closure, tensors: tuple[str, ...], number: int) -> Cut | None:
-    """Return the cut that `--cut` makes of the list, or None if it would send something else."""
-    graph = closure.graph
-    head = _head(closure, tensors)
-    if len(head) == len(graph.nodes) or not head:
+def _reproduced(closure: Closure, tensors: tuple[str, ...]) -> Bits | None:
+    """Return the head that `--cut` makes of the list, or None if it would send something else."""
+    row = _head_row(closure, tensors)
+    head = closure.names(row)
+    if not head or len(head) == closure.count:
         return None
-    own = closure.numbers(closure.ancestors[number])
-    if len(own) == len(head) and all(graph.nodes[i].id in head for i in own.tolist()):
-        return Cut("inner", tensors, head)
-    boundary = graph.boundary(head)
-    return Cut("inner", boundary, head) if boundary == tensors else None
+    return row if closure.graph.boundary(head) == tensors else None
 
 
 @dataclass(frozen=True)
