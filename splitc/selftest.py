@@ -58,13 +58,17 @@ def record(
 
 def write(path: Path, samples: Sequence[Sample]) -> None:
     """Write one sample after the other; names are sorted within each."""
+    save(path, {f"{i}/{name}": s[name] for i, s in enumerate(samples) for name in sorted(s)})
+
+
+def save(path: Path, arrays: Sample) -> None:
+    """Write an ``.npz`` of these arrays under their names: the same arrays, the same bytes."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for index, sample in enumerate(samples):
-            for name in sorted(sample):
-                entry = zipfile.ZipInfo(f"{index}/{name}.npy", (1980, 1, 1, 0, 0, 0))
-                entry.external_attr = 0o644 << 16
-                entry.create_system = 3
-                archive.writestr(entry, _npy(np.asarray(sample[name])))
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o644 << 16
+            entry.create_system = 3
+            archive.writestr(entry, _npy(np.asarray(array)))
 
 
 def read(path: Path, count: int, dtypes: Mapping[str, str]) -> list[dict[str, NDArray[Any]]]:
@@ -93,6 +97,15 @@ def load(path: Path, *, packed: bool = True) -> dict[str, NDArray[Any]]:
         raise VerifyError(f"cannot read the arrays: {error}", where=path.name) from error
 
 
+def given(data: Path) -> dict[str, NDArray[Any]]:
+    """Read a user's ``.npz``; `RequestError` if it is damaged or no ``.npz``."""
+    try:
+        return load(data)
+    except VerifyError as error:
+        hint = "numpy.savez(FILE, input_name=array, …) writes such a file"
+        raise RequestError(str(error.args[0]), where=str(data), hint=hint) from error
+
+
 def samples(data: Path, inputs: Sequence["TensorRecord"]) -> list[Sample]:
     """Read ``--data``: one array for each input, samples along the first axis.
 
@@ -100,10 +113,7 @@ def samples(data: Path, inputs: Sequence["TensorRecord"]) -> list[Sample]:
     otherwise the first axis is cut into pieces of that size. An input without axes is shared, or
     is given with one value a sample.
     """
-    try:
-        arrays = load(data)
-    except VerifyError as error:
-        raise RequestError(str(error.args[0]), where=str(data)) from error
+    arrays = given(data)
     for tensor in inputs:
         if tensor.name not in arrays:
             hint = did_you_mean(tensor.name, arrays)

@@ -44,8 +44,12 @@ request_options = stacked(
         help="Where to cut.",
     ),
     click.option("--passes", default="simplify", show_default=True, help='Pipeline; "" for none.'),
-    click.option("--head-backend", default="onnxruntime", show_default=True),
-    click.option("--tail-backend", default="onnxruntime", show_default=True),
+    click.option(
+        "--head-backend", default="onnxruntime", show_default=True, help="What compiles the head."
+    ),
+    click.option(
+        "--tail-backend", default="onnxruntime", show_default=True, help="What compiles the tail."
+    ),
     click.option("--wire", default="raw", show_default=True, help="Codec: raw or zstd."),
     input_option,
     click.option(

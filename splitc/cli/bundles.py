@@ -67,16 +67,16 @@ def run(
 ) -> None:
     """Run head, framed boundary and tail on one set of inputs."""
     from splitc.runtime import run as run_bundle
-    from splitc.selftest import load, write
+    from splitc.selftest import given, save
     from splitc.units import parse_time
 
     target = Path(output)
     if not target.parent.is_dir():
         raise RequestError("the folder of the output does not exist", where=str(target))
     made = run_bundle(
-        bundle, load(Path(data)), connect=connect, token=token, timeout_s=parse_time(timeout)
+        bundle, given(Path(data)), connect=connect, token=token, timeout_s=parse_time(timeout)
     )
-    write(target, [made])
+    save(target, made)
     rows = [
         (name, array.dtype.name, "x".join(map(str, array.shape))) for name, array in made.items()
     ]
