@@ -15,7 +15,12 @@ from splitc.errors import ModelError
 
 
 def read(path: Path, max_size: int) -> ir.Model:
-    """Parse the file; `ModelError` names the reason when it cannot be a usable model."""
+    """Read the file; `ModelError` names the reason when it cannot be a usable model."""
+    return _deserialise(parse(path, max_size), path)
+
+
+def parse(path: Path, max_size: int) -> onnx.ModelProto:
+    """Parse the file and check its size and where its external data lies."""
     where = path.name
     try:
         size = path.stat().st_size
@@ -36,7 +41,7 @@ def read(path: Path, max_size: int) -> ir.Model:
         raise ModelError("the file holds no ONNX graph", where=where)
     total = size + sum(_external(t, path) for t in _tensors(proto.graph))
     _bounded(total, max_size, where)
-    return _deserialise(proto, path)
+    return proto
 
 
 def _bounded(size: int, limit: int, where: str) -> None:
