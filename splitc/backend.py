@@ -66,8 +66,9 @@ class Artifact:
     """What a backend made of a segment: bytes, format, target, and where they lie once written.
 
     `files`: relative name → bytes, to be written under ``<side>/<target>/``; empty when the
-    backend runs the portable form, which every bundle holds anyway. `folder` and `model` are None
-    until the artifact has a place: the folder with `files`, and the portable form (its path, or
+    backend runs the portable form, which every bundle holds anyway. `facts`: what the manifest
+    records beside them, such as compiler and version, triple or capability, runtime needed,
+    threads, peak memory; the same for the same segment. `folder` and `model` are None until the artifact has a place: the folder with `files`, and the portable form (its path, or
     its bytes).
     """
 
@@ -75,6 +76,7 @@ class Artifact:
     format: str
     target: Target
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    facts: Mapping[str, str | int] = field(default_factory=dict)
     folder: Path | None = None
     model: Path | bytes | None = field(default=None, repr=False)
 

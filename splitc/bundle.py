@@ -200,7 +200,11 @@ def _artifact(folder: Path, side: str, made: "Artifact") -> ArtifactRecord:
         (folder / path).write_bytes(data)
         paths.append(path)
     return ArtifactRecord(
-        backend=made.backend, format=made.format, target=made.target.name, files=tuple(paths)
+        backend=made.backend,
+        format=made.format,
+        target=made.target.name,
+        files=tuple(paths),
+        facts=dict(made.facts),
     )
 
 

@@ -63,12 +63,16 @@ class Passes(_Record, frozen=True):
 
 
 class ArtifactRecord(_Record, frozen=True):
-    """What a backend made of a segment; `files` are bundle paths, none for the portable form."""
+    """What a backend made of a segment; `files` are bundle paths, none for the portable form.
+
+    `facts`: what loading it needs and who made it (compiler, versions, triple, threads, memory).
+    """
 
     backend: str
     format: str
     target: str
     files: tuple[str, ...] = ()
+    facts: dict[str, str | int] = {}
 
 
 class Segment(_Record, frozen=True):
