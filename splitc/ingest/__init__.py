@@ -1,4 +1,4 @@
-"""Bring a model in: an `.onnx` file, a `torch.export` archive `.pt2`, or a factory `pkg.mod:make`."""
+"""Bring a model in: an `.onnx` file, a `torch.export` archive `.pt2`, a factory `pkg.mod:make`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ def load(
 ) -> Model:
     """Load a model as one ONNX graph.
 
-    `path`: a file ending in `.onnx` or `.pt2`, or ``pkg.mod:factory``, which runs that code.
+    `path`: a file ending in `.onnx` or `.pt2`, or ``pkg.mod:factory``, which RUNS that code.
     `inputs`: `--input` texts or values, sizes and types of inputs. `max_size`: bytes, the graph
     and its external data together. Raises `ModelError` (the file) or `RequestError` (`inputs`).
     """
@@ -24,17 +24,18 @@ def load(
 
     specs = {s.name: s for s in (parse_input(i) if isinstance(i, str) else i for i in inputs)}
     text = str(path)
+    notes: tuple[str, ...] = ()
     if not Path(path).exists() and ":" in text and not text.endswith((".onnx", ".pt2")):
         from splitc.ingest import factory
 
-        raw = factory.read(text)
+        raw, notes = factory.read(text)
     elif text.endswith(".pt2"):
         from splitc.ingest import pt2
 
-        raw = pt2.read(Path(path), max_size)
+        raw, notes = pt2.read(Path(path), max_size)
     else:
         raw = onnx_file.read(Path(path), max_size)
-    return _ready(Model(raw, source=_name(text)), specs)
+    return _ready(Model(raw, source=_name(text), notes=notes), specs)
 
 
 def _name(text: str) -> str:
@@ -46,7 +47,7 @@ def _ready(model: Model, specs: dict[str, InputSpec]) -> Model:
     from splitc.ingest.normalise import normalise
 
     model = replace(model, specs=specs)
-    notes = normalise(model)
+    notes = (*model.notes, *normalise(model))
     if not model.ir.graph.outputs:
         raise ModelError("the graph has no outputs", where=model.source)
     names = {*model.graph.producer, *model.graph.inputs}

@@ -48,7 +48,9 @@ def _unique(graph: ir.Graph, source: str) -> None:
     for node in graph:
         for out in node.outputs:
             if out.name and out.name in seen:
-                raise ModelError(f"tensor {out.name!r} is made twice", where=f"{source}, {node.op_type}")
+                raise ModelError(
+                    f"tensor {out.name!r} is made twice", where=f"{source}, {node.op_type}"
+                )
             seen.add(str(out.name))
 
 

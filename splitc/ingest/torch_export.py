@@ -1,0 +1,85 @@
+"""From a torch program to the ONNX graph, for archives and factories alike."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import onnx_ir as ir
+
+from splitc.errors import ModelError
+
+
+def require_torch(where: str) -> None:
+    """Raise `ModelError` with a hint unless torch is installed."""
+    if find_spec("torch") is None:
+        raise ModelError(
+            "reading this needs torch", where=where, hint="pip install 'splitc[torch]'"
+        )
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return what torch raises when it cannot load or export something."""
+    import pickle
+
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._export.serde.serialize import SerializeError
+    from torch.onnx import OnnxExporterError
+
+    ours = (SerializeError, OnnxExporterError, TorchDynamoException, pickle.UnpicklingError)
+    plain = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+    return (*ours, *plain, AssertionError, NotImplementedError, EOFError, OSError, ImportError)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch's warnings and log lines from the user's terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def to_onnx(program: Any, where: str) -> ir.Model:
+    """Translate a `torch.export.ExportedProgram`; symbolic sizes stay symbolic.
+
+    Raises `ModelError` with the exporter's reason.
+    """
+    import torch
+
+    try:
+        with quiet(), torch.no_grad():
+            made = torch.onnx.export(program, dynamo=True, verbose=False, external_data=False)
+    except failures() as error:
+        raise ModelError(
+            f"torch cannot export the program to ONNX: {reason(error)}", where=where
+        ) from error
+    if made is None:
+        raise ModelError("torch exported nothing", where=where)
+    _name_batch(made.model)
+    return made.model
+
+
+def _name_batch(model: ir.Model) -> None:
+    """Call the exporter's symbol (s40) of the first input's first dimension 'batch'."""
+    shapes = [value.shape for value in model.graph.inputs if value.shape]
+    first = shapes[0][0] if shapes else None
+    if not isinstance(first, ir.SymbolicDim) or first.value is None:
+        return
+    for value in (*model.graph.inputs, *(out for node in model.graph for out in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape("batch" if dim == first else dim for dim in value.shape)
+
+
+def reason(error: BaseException) -> str:
+    """Return the innermost cause of an exporter's error, at most 400 characters."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:400]}"
