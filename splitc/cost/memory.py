@@ -10,11 +10,14 @@ from splitc.model import Model
 
 
 class Memory:
-    """Weights and peak activations of any set of nodes of one model, bytes."""
+    """Weights and peak activations of any set of nodes of one model, bytes.
+
+    `sizes`: of every tensor; `weight_bytes`: of initializers and of what constant nodes make.
+    """
 
     def __init__(self, model: Model) -> None:
         self._graph = model.graph
-        self._size = {name: fact.nbytes for name, fact in model.facts.items()}
+        self.sizes = {name: fact.nbytes for name, fact in model.facts.items()}
         table = model.ir.graph.initializers
         made = {t: node for node in model.graph.constants for t in node.outputs}
         self._weights: dict[str, frozenset[str]] = {}
@@ -26,13 +29,13 @@ class Memory:
                     held.add(name)
                     waiting += made[name].weights if name in made else ()
             self._weights[node.id] = frozenset(held)
-        self._bytes = {name: model.weight_bytes([name]) for name in table}
-        self._bytes |= {name: self._size.get(name, 0) for name in made}
+        self.weight_bytes = {name: model.weight_bytes([name]) for name in table}
+        self.weight_bytes |= {name: self.sizes.get(name, 0) for name in made}
 
     def weights(self, nodes: Iterable[str]) -> int:
         """Bytes of the distinct weights that these nodes read."""
         held: set[str] = set().union(*(self._weights[name] for name in nodes))
-        return sum(self._bytes.get(name, 0) for name in held)
+        return sum(self.weight_bytes.get(name, 0) for name in held)
 
     def peak(self, nodes: Set[str]) -> int:
         """Largest number of bytes of activations alive at once while these nodes run."""
@@ -45,13 +48,13 @@ class Memory:
         for tensor in made:
             leaves = tensor in ends or any(r not in nodes for r in self._graph.readers[tensor])
             last[tensor] = len(order) if leaves else last[tensor]
-        alive = sum(self._size.get(t, 0) for t in last if t not in made)
+        alive = sum(self.sizes.get(t, 0) for t in last if t not in made)
         peak = alive
         dying: dict[int, list[str]] = {}
         for tensor, place in last.items():
             dying.setdefault(place, []).append(tensor)
         for place, node in enumerate(order):
-            alive += sum(self._size.get(t, 0) for t in node.outputs)
+            alive += sum(self.sizes.get(t, 0) for t in node.outputs)
             peak = max(peak, alive)
-            alive -= sum(self._size.get(t, 0) for t in dying.get(place, ()))
+            alive -= sum(self.sizes.get(t, 0) for t in dying.get(place, ()))
         return peak

@@ -16,8 +16,8 @@ from splitc.cost.table import CostTable
 class Price:
     """Bytes on the wire with their frame, seconds, joules, and bytes of memory of one cut."""
 
-    wire_bytes: int
-    return_bytes: int
+    wire_bytes: float
+    return_bytes: float
     latency_s: float
     energy_j: dict[str, float]
     head_weight_bytes: int
