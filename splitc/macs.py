@@ -83,7 +83,7 @@ def _qlinear_matmul(node: ir.Node, inputs: _Shapes, output: tuple[int, ...]) -> 
 
 
 def _einsum(node: ir.Node, inputs: _Shapes, output: tuple[int, ...]) -> int:
-    """The product of the extents of all indices, times (operands − 1)."""
+    """Multiply the extents of all indices, times (operands − 1)."""
     del output
     terms = node.attributes["equation"].as_string().replace(" ", "").split("->")[0].split(",")
     extent: dict[str, int] = {}
@@ -126,24 +126,28 @@ _RULES: Mapping[str, Callable[[ir.Node, _Shapes, tuple[int, ...]], int]] = {
 }
 
 _KINDS = {
-    "gemm": ("Gemm", "MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul", "Einsum"),
-    "recurrent": tuple(_GATES),
-    "pool": ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool"),
-    "layout": ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split")
-    + ("Slice", "Gather", "Pad", "Expand", "Tile", "Identity", "Shape", "Cast", "Resize")
-    + ("DepthToSpace", "SpaceToDepth", "GatherElements", "GatherND", "Range", "ConstantOfShape"),
-    "reduce": ("Softmax", "LogSoftmax", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
-    + ("ReduceL2", "ReduceProd", "ArgMax", "ArgMin", "TopK", "CumSum", "LRN")
-    + ("LayerNormalization", "InstanceNormalization", "GroupNormalization"),
-    "elementwise": ("Relu", "Clip", "Sigmoid", "Tanh", "Add", "Sub", "Mul", "Div", "Pow", "Sqrt")
-    + ("LeakyRelu", "PRelu", "HardSwish", "HardSigmoid", "Erf", "Exp", "Log", "Neg", "Abs", "Where")
-    + ("BatchNormalization", "Gelu", "Elu", "Selu", "Softplus", "Mish", "Max", "Min", "Equal")
-    + ("Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Not", "Sum", "Mean")
-    + ("Reciprocal", "Sin", "Cos", "Floor", "Ceil", "Round", "Sign", "Dropout", "Swish", "Sqrt")
-    + ("QuantizeLinear", "DequantizeLinear"),
-    "control": ("If", "Loop", "Scan"),
+    "gemm": "Gemm MatMul FusedMatMul MatMulInteger QLinearMatMul Einsum",
+    "recurrent": " ".join(_GATES),
+    "pool": "MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool GlobalLpPool",
+    "layout": """
+        Reshape Transpose Flatten Squeeze Unsqueeze Concat Split Slice Gather GatherElements
+        GatherND Pad Expand Tile Identity Shape Size Cast CastLike Resize Upsample DepthToSpace
+        SpaceToDepth Range ConstantOfShape ScatterND ScatterElements OneHot Trilu NonZero
+        Compress EyeLike ReverseSequence""",
+    "reduce": """
+        Softmax LogSoftmax ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceProd
+        ReduceSumSquare ReduceLogSum ReduceLogSumExp ArgMax ArgMin TopK CumSum LRN
+        LayerNormalization InstanceNormalization GroupNormalization RMSNormalization
+        LpNormalization MeanVarianceNormalization""",
+    "elementwise": """
+        Relu Clip Sigmoid Tanh Add Sub Mul Div Mod Pow Sqrt LeakyRelu ThresholdedRelu PRelu
+        HardSwish HardSigmoid Erf Exp Log Neg Abs Where BatchNormalization Gelu Elu Selu Celu
+        Softplus Softsign Mish Swish Max Min Sum Mean Equal Greater Less GreaterOrEqual
+        LessOrEqual And Or Xor Not IsNaN IsInf Reciprocal Sin Cos Tan Atan Floor Ceil Round Sign
+        Dropout QuantizeLinear DequantizeLinear DynamicQuantizeLinear""",
+    "control": "If Loop Scan",
 }
-_KIND_OF = {op: kind for kind, ops in _KINDS.items() for op in ops}
+_KIND_OF = {op: family for family, ops in _KINDS.items() for op in ops.split()}
 
 
 def kind(node: ir.Node, facts: Mapping[str, Fact]) -> str:

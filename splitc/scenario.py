@@ -7,7 +7,7 @@ A profile is one TOML file whose keys are exactly the fields of `Device` or `Lin
 import dataclasses
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -28,7 +28,8 @@ class Device:
     operator family → share of the peak that a good kernel reaches. `overhead_us`: per fused group.
     `active_w`, `idle_w`: power while computing and while waiting. `error_band`: a prediction is
     right within this factor. `predictor`: fitted coefficients of `splitc profile`, family →
-    (seconds per operation, per byte, per group); where there is one it replaces the roofline.
+    (seconds per operation, per byte, per group), 'call' → (0, 0, seconds per run of a side); where
+    there is one it replaces the roofline.
     """
 
     name: str
@@ -163,49 +164,89 @@ def _read(kind: type[Profile], text: str, where: str) -> Profile:
         table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"not TOML: {error}", where=where) from error
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    optional = {"predictor"}
-    for key in sorted((fields.keys() ^ table.keys()) - (optional - table.keys())):
-        problem = "missing key" if key in fields else "unknown key"
-        raise ProfileError(f"{problem} {key!r}", where=where, hint=did_you_mean(key, fields))
-    checked = {key: _value(key, value, _type(fields[key].type), where) for key, value in table.items()}
-    profile: Profile = kind(**checked)
-    _check_sources(profile, where)
+    types = {f.name: _type(f.type) for f in dataclasses.fields(kind)}
+    missing = sorted(types.keys() - table.keys() - {"predictor"})
+    for key in sorted(table.keys() - types.keys()):
+        hint = did_you_mean(key, missing or types)
+        raise ProfileError(f"unknown key {key!r}", where=where, hint=hint)
+    for key in missing:
+        raise ProfileError(f"missing key {key!r}", where=where, hint=f"{key} = … ({types[key]})")
+    profile: Profile = kind(**{k: _value(k, v, types[k], where) for k, v in table.items()})
+    _check_sources(profile, types, where)
+    _check_link(profile, where) if isinstance(profile, Link) else _check_device(profile, where)
     return profile
 
 
 def _type(annotation: object) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    named = annotation.__name__ if type(annotation) is type else str(annotation)
+    return named.replace("collections.abc.", "")
 
 
-def _value(key: str, value: object, wanted: str, where: str) -> object:
+def _value(key: str, value: Any, wanted: str, where: str) -> Any:
     """Check one value against its field's type; numbers must be finite and not negative."""
-    if "tuple[str" in wanted and isinstance(value, list):
-        return tuple(map(str, value))
-    if "Mapping" in wanted and isinstance(value, dict):
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
     if wanted == "str" and isinstance(value, str):
         return value
-    if wanted in ("int", "float") and isinstance(value, int | float) and not isinstance(value, bool):
-        if math.isfinite(value) and value >= 0:
-            return int(value) if wanted == "int" else float(value)
+    if wanted == "int" and _number(value) and float(value) == int(value):
+        return int(value)
+    if wanted == "float" and _number(value):
+        return float(value)
+    if wanted.startswith("tuple[str") and _all(value, list, lambda item: isinstance(item, str)):
+        return tuple(value)
+    if wanted.startswith("Mapping") and _all(value, dict, lambda item: _item(item, wanted)):
+        return {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in value.items()}
     raise ProfileError(f"{key!r} has the value {value!r}, expected {wanted}", where=where)
 
 
-def _check_sources(profile: Device | Link, where: str) -> None:
-    numbers = {
-        f.name
-        for f in dataclasses.fields(profile)
-        if not isinstance(getattr(profile, f.name), str | tuple)
-    } - {"sources", "predictor"}
-    for key in sorted(numbers - profile.sources.keys()):
+def _all(value: Any, shape: type, fits: Callable[[Any], bool]) -> bool:
+    items = value.values() if isinstance(value, dict) else value
+    return isinstance(value, shape) and all(map(fits, items))
+
+
+def _number(value: Any) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and math.isfinite(value) and value >= 0
+
+
+def _item(value: Any, wanted: str) -> bool:
+    """Check one value of a table: a source, a number above zero, or a row of three numbers."""
+    if "tuple" in wanted:
+        return isinstance(value, list) and len(value) == 3 and all(map(_number, value))
+    if "float" in wanted:
+        return _number(value) and value > 0
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _check_sources(profile: Device | Link, types: Mapping[str, str], where: str) -> None:
+    numbers = {key for key, kind in types.items() if kind in ("int", "float") or "float]" in kind}
+    for key in sorted(numbers - profile.sources.keys() - {"predictor"}):
         raise ProfileError(f"{key!r} has no source", where=where, hint=f"[sources] {key} = '…'")
-    for key in sorted({*profile.sources, *profile.estimated} - {f.name for f in dataclasses.fields(profile)}):
-        raise ProfileError(f"a source or estimate for the unknown key {key!r}", where=where)
-    if isinstance(profile, Link) and not (
-        profile.uplink_mbit_s > 0 < profile.downlink_mbit_s
-        and 0 <= profile.loss < 1
-        and 0 < profile.duty_cycle <= 1
-        and profile.packet_payload_bytes > 0
+    for key in sorted({*profile.sources, *profile.estimated} - types.keys()):
+        hint = did_you_mean(key, types)
+        raise ProfileError(
+            f"a source or estimate for the unknown key {key!r}", where=where, hint=hint
+        )
+
+
+def _check_link(link: Link, where: str) -> None:
+    if not (
+        link.uplink_mbit_s > 0 < link.downlink_mbit_s
+        and link.loss < 1
+        and 0 < link.duty_cycle <= 1
+        and link.packet_payload_bytes > 0
     ):
-        raise ProfileError("rates and payload must be above 0, loss below 1, duty in (0, 1]", where=where)
+        raise ProfileError(
+            "rates and payload must be above 0, loss below 1, duty_cycle in (0, 1]", where=where
+        )
+
+
+def _check_device(device: Device, where: str) -> None:
+    """Refuse what the price list could not divide by or would not find."""
+    wanted = {"peak_gops": "float32", "efficiency": "other"}
+    wanted |= {"predictor": "other"} if device.predictor else {}
+    for table, key in wanted.items():
+        if key not in getattr(device, table):
+            raise ProfileError(f"{table!r} has no entry {key!r}", where=where)
+    if not (device.memory_bandwidth_gb_s > 0 and device.error_band >= 1):
+        raise ProfileError("memory_bandwidth_gb_s must be above 0, error_band ≥ 1", where=where)
+    if over := sorted(k for k, share in device.efficiency.items() if share > 1):
+        raise ProfileError(f"efficiency of {over[0]!r} is above 1", where=where)

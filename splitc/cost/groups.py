@@ -24,7 +24,9 @@ _BEGINS = frozenset(("DequantizeLinear",))
 
 def groups(model: Model) -> tuple[Group, ...]:
     """Return the groups of the model's nodes (singletons included), in topological order."""
-    return fuse(model.graph, {n.id: kind(model.nodes[n.id], model.facts) for n in model.graph.nodes})
+    return fuse(
+        model.graph, {n.id: kind(model.nodes[n.id], model.facts) for n in model.graph.nodes}
+    )
 
 
 def fuse(graph: Graph, kinds: Mapping[str, str]) -> tuple[Group, ...]:
@@ -69,7 +71,9 @@ def _cluster(
 
 
 def _fusible(graph: Graph, kinds: Mapping[str, str], node: str) -> bool:
-    return kinds[node] in _ANCHORS or kinds[node] == "elementwise" or graph.by_id[node].op in _BEGINS
+    return (
+        kinds[node] in _ANCHORS or kinds[node] == "elementwise" or graph.by_id[node].op in _BEGINS
+    )
 
 
 def _next(

@@ -80,7 +80,8 @@ def energy(table: CostTable, addends: dict[str, float]) -> dict[str, float]:
     waiting = sum(addends[key] for key in ("rtt_s", "decode_s", "tail_s", "downlink_s"))
     parts = {
         "compute": table.head_w * (addends["head_s"] + addends["encode_s"]),
-        "radio": table.radio_up_w * addends["uplink_s"] + table.radio_down_w * addends["downlink_s"],
+        "radio": table.radio_up_w * addends["uplink_s"]
+        + table.radio_down_w * addends["downlink_s"],
         "idle": table.head_idle_w * waiting,
     }
     server = table.tail_w * (addends["tail_s"] + addends["decode_s"])

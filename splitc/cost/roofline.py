@@ -2,27 +2,40 @@
 
 Roofline (Williams et al., CACM 2009), per group:
 
-    seconds = max( Σ operations / (peak[dtype] · efficiency[family]),  bytes / bandwidth ) + overhead
+    seconds = max(Σ operations / (peak[dtype] · efficiency[family]), bytes / bandwidth) + overhead
 
 `bytes` is what the group reads and writes outside itself: its inputs, its weights, its outputs.
 One multiply-accumulate is two operations; a node without MACs counts `_OPS` operations an element.
 A fitted predictor is additive (a·operations + b·bytes + c per group, by family), as measured.
+
+A family may have variants, which a table that does not know them prices as the family itself:
+`conv/1x1`, `gemm/vector` (each weight is used once), and with `/int8` behind it, 8-bit arithmetic.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from splitc.graph import Graph
+from splitc.graph import Graph, Node
 from splitc.macs import kind, macs
 from splitc.model import Model
 from splitc.scenario import Device
 
+Value = TypeVar("Value")
+
 _OPS = {"Softmax": 5, "LogSoftmax": 6, "LayerNormalization": 8, "Erf": 8, "Exp": 8, "Tanh": 8}
-_OPS |= {"Sigmoid": 8, "Gelu": 12, "LRN": 8, "Pow": 8, "Swish": 9, "Mish": 16, "TopK": 10}
+_OPS |= {"Sigmoid": 8, "Gelu": 12, "LRN": 8, "Pow": 8, "Swish": 9, "Mish": 16, "TopK": 10, "Pad": 4}
 """Operations an element, where it is not one: the length of the usual polynomial forms."""
+
+_PARTS = frozenset(("Gather", "GatherElements", "GatherND", "Slice"))
+"""They read of their first input what they write, not all of it."""
 
 _FREE = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"))
 """Views: they move no bytes, only the overhead of a dispatch remains."""
+
+CALL = "call"
+"""The row of a predictor that is paid once for each run of a side, whatever it holds."""
 
 _ANCHORS = ("recurrent", "conv", "gemm", "grouped", "depthwise", "control", "reduce", "pool")
 
@@ -42,38 +55,75 @@ class Work:
 
 def works(model: Model) -> dict[str, Work]:
     """Return node identity → its work, at the model's concrete sizes."""
-    counts, facts, graph = macs(model), model.facts, model.graph
-    made = {t for node in graph.constants for t in node.outputs}
+    counts, source = macs(model), _before_dequantize(model)
+    return {node.id: _work(model, node, counts[node.id], source) for node in model.graph.nodes}
+
+
+def _work(model: Model, node: Node, count: int, source: Mapping[str, str]) -> Work:
+    facts = model.facts
+    family = kind(model.nodes[node.id], facts)
+    reads = node.inputs[1:] if node.op in _PARTS else (*node.inputs, *node.weights)
+    touched = (*(() if node.op in _PARTS else node.inputs), *node.outputs)
+    size = max((facts[t].elements for t in touched if t in facts), default=1)
+    dtypes = (facts[source.get(t, t)].dtype for t in reads if source.get(t, t) in facts)
+    dtype = _arithmetic(dtypes)
+    return Work(
+        family=family + (_variant(model, node, family, dtype) if count else ""),
+        dtype=dtype,
+        ops=2.0 * count or float(size * _OPS.get(node.op, 1)),
+        view=node.op in _FREE,
+        known=family != "other",
+        reads=tuple(source.get(t, t) if t in node.weights else t for t in reads),
+        writes=node.outputs,
+    )
+
+
+def _before_dequantize(model: Model) -> dict[str, str]:
+    """Return the output of each DequantizeLinear → the integer tensor that it reads."""
+    graph = model.graph
     found = {}
-    for node in graph.nodes:
-        family = kind(model.nodes[node.id], facts)
-        size = max((facts[t].elements for t in (*node.inputs, *node.outputs) if t in facts), default=1)
-        ops = 2.0 * counts[node.id] or float(size * _OPS.get(node.op, 1))
-        weights = tuple(t for t in node.weights if t not in made)
-        dtypes = [facts[t].dtype for t in (*weights, *node.inputs) if t in facts]
-        view = node.op in _FREE
-        reads = (*node.inputs, *node.weights)
-        found[node.id] = Work(
-            family, _arithmetic(dtypes), ops, view, family != "other", reads, node.outputs
-        )
+    for node in (*graph.nodes, *graph.constants):
+        if node.op == "DequantizeLinear":
+            data = model.nodes[node.id].inputs[0]
+            found[node.outputs[0]] = str(data.name) if data is not None else ""
     return found
 
 
+def _variant(model: Model, node: Node, family: str, dtype: str) -> str:
+    """Tell 8-bit kernels, 1×1 convolutions and matrix times vector from the rest of a family."""
+    if dtype == "int8":
+        return "/int8"
+    names = [str(v.name) for v in model.nodes[node.id].inputs[:2] if v is not None]
+    shapes = [model.facts[name].shape for name in names if name in model.facts]
+    if family == "conv" and len(shapes) == 2 and math.prod(shapes[1][2:]) == 1:
+        return "/1x1"
+    if family == "gemm" and len(shapes) == 2 and math.prod(shapes[0][:-1]) == 1:
+        return "/vector"
+    return ""
+
+
 def _arithmetic(dtypes: Iterable[str]) -> str:
-    """The peak that applies: int8 for 8-bit inputs, float16 for half precision, else float32."""
+    """Return the peak that applies: 8-bit data int8, half precision float16, else float32."""
     first = next(iter(dtypes), "float32")
     return {"int8": "int8", "uint8": "int8", "float16": "float16", "bfloat16": "float16"}.get(
         first, "float32"
     )
 
 
+def base(family: str) -> str:
+    """Return the family without its variant: 'conv/1x1/int8' → 'conv'."""
+    return family.partition("/")[0]
+
+
 def family_of(parts: Iterable[Work]) -> str:
-    """A group's family is that of its heaviest kind of node: a Conv with a Relu is a Conv."""
-    families = {part.family for part in parts}
-    return next((name for name in _ANCHORS if name in families), min(families))
+    """Return a group's family, that of its heaviest node: a Conv with a Relu is a Conv."""
+    families = {base(part.family): part.family for part in parts}
+    return families[next((name for name in _ANCHORS if name in families), min(families))]
 
 
-def traffic(graph: Graph, nodes: Iterable[str], work: Mapping[str, Work], size: Mapping[str, int]) -> int:
+def traffic(
+    graph: Graph, nodes: Iterable[str], work: Mapping[str, Work], size: Mapping[str, int]
+) -> int:
     """Bytes that a group moves: what it reads from outside, once each, and what leaves it."""
     inside = set(nodes)
     active = [work[name] for name in nodes if not work[name].view]
@@ -90,9 +140,12 @@ def traffic(graph: Graph, nodes: Iterable[str], work: Mapping[str, Work], size: 
 
 
 def seconds_of(
-    model: Model, device: Device, work: Mapping[str, Work], size: Mapping[str, int]
+    model: Model, device: Device, work: Mapping[str, Work], size: Mapping[str, int], entry: str = ""
 ) -> Callable[[Iterable[str]], float]:
-    """Return the function that prices a set of fused nodes on `device`, in seconds > 0."""
+    """Return the function that prices a set of fused nodes on `device`, in seconds > 0.
+
+    `entry`: the node that carries what a fitted predictor charges for each run of a side.
+    """
     graph = model.graph
 
     def seconds(nodes: Iterable[str]) -> float:
@@ -102,13 +155,16 @@ def seconds_of(
         parts = [work[name] for name in names]
         moved = traffic(graph, names, work, size)
         if device.predictor:
-            return _predicted(device, parts, moved)
+            call = device.predictor.get(CALL, (0.0,))[-1] if entry in names else 0.0
+            return _predicted(device, parts, moved) + call
         compute = sum(
-            part.ops / (_peak(device, part.dtype) * _efficiency(device, part.family))
+            part.ops / (_peak(device, part.dtype) * look_up(device.efficiency, part.family))
             for part in parts
             if not part.view
         )
-        return max(compute, moved / (device.memory_bandwidth_gb_s * 1e9)) + device.overhead_us * 1e-6
+        return (
+            max(compute, moved / (device.memory_bandwidth_gb_s * 1e9)) + device.overhead_us * 1e-6
+        )
 
     return seconds
 
@@ -117,16 +173,16 @@ def _peak(device: Device, dtype: str) -> float:
     return float(device.peak_gops.get(dtype, device.peak_gops["float32"])) * 1e9
 
 
-def _efficiency(device: Device, family: str) -> float:
-    return float(device.efficiency.get(family, device.efficiency["other"]))
+def look_up(table: Mapping[str, Value], family: str) -> Value:
+    """Return the row of a family: its own, else that of its base, else that of 'other'."""
+    return next(table[name] for name in (family, base(family), "other") if name in table)
 
 
 def _predicted(device: Device, parts: list[Work], moved: int) -> float:
     """Sum the fitted costs of the nodes by family, with the group's bytes and dispatch once."""
-    own = device.predictor
-    head = own.get(family_of(parts), own["other"])
-    total = head[1] * moved + head[2]
+    _, per_byte, per_group = look_up(device.predictor, family_of(parts))
+    total = per_byte * moved + per_group
     for part in parts:
         if not part.view:
-            total += own.get(part.family, own["other"])[0] * part.ops
+            total += look_up(device.predictor, part.family)[0] * part.ops
     return total

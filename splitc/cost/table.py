@@ -83,8 +83,9 @@ def table(model: Model, scenario: Scenario) -> CostTable:
     work = works(model)
     size = {name: fact.nbytes for name, fact in model.facts.items()}
     fused = groups(model)
-    head = seconds_of(model, scenario.head, work, size)
-    tail = seconds_of(model, scenario.tail, work, size)
+    first, last = (model.graph.nodes[at].id if work else "" for at in (0, -1))
+    head = seconds_of(model, scenario.head, work, size, first)
+    tail = seconds_of(model, scenario.tail, work, size, last)
     return CostTable(
         model=model,
         scenario=scenario,

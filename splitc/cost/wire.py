@@ -24,10 +24,10 @@ _SAMPLES = 2
 
 @dataclass(frozen=True)
 class WirePrices:
-    """Per tensor that can cross: `bytes` encoded with its record in the frame, `encode_s`, `decode_s`.
+    """Per tensor that can cross: `bytes` encoded, with its record; `encode_s`, `decode_s`.
 
     `frame_bytes`: what a frame costs without tensors. `up_s_per_byte`, `down_s_per_byte`: seconds.
-    `rtt_s`: paid once if anything is sent. `back_bytes`, …: graph output → the same, on its way back.
+    `rtt_s`: paid once if anything is sent. `back_bytes`: graph output → bytes on its way back.
     """
 
     bytes: Mapping[str, int]
@@ -48,7 +48,7 @@ def seconds_per_byte(link: Link, mbit_s: float) -> float:
 
 
 def wire_prices(model: Model, scenario: Scenario) -> WirePrices:
-    """Price every tensor's trip. An encoded size that depends on the data is measured on samples."""
+    """Price every tensor's trip. A size that depends on the data is measured on samples."""
     facts, link = model.facts, scenario.link
     names = [t for t in model.graph.tensors if t in facts]
     codec.get(scenario.wire)
@@ -60,9 +60,15 @@ def wire_prices(model: Model, scenario: Scenario) -> WirePrices:
     coded = scenario.wire != "raw"
     return WirePrices(
         bytes={t: payload[t] + records[t] for t in names},
-        encode_s={t: raw[t] / _rate(scenario.head.memory_bandwidth_gb_s, coded, True) for t in names},
-        decode_s={t: raw[t] / _rate(scenario.tail.memory_bandwidth_gb_s, coded, False) for t in names},
-        back_bytes={o: raw[o] + record_bytes(len(facts[o].shape)) for o in model.graph.outputs if o in raw},
+        encode_s={
+            t: raw[t] / _rate(scenario.head.memory_bandwidth_gb_s, coded, True) for t in names
+        },
+        decode_s={
+            t: raw[t] / _rate(scenario.tail.memory_bandwidth_gb_s, coded, False) for t in names
+        },
+        back_bytes={
+            o: raw[o] + record_bytes(len(facts[o].shape)) for o in model.graph.outputs if o in raw
+        },
         frame_bytes=fixed_bytes(),
         up_s_per_byte=seconds_per_byte(link, link.uplink_mbit_s),
         down_s_per_byte=seconds_per_byte(link, link.downlink_mbit_s),

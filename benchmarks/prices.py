@@ -1,0 +1,164 @@
+"""How well the ten-second profile of this machine predicts onnxruntime on real networks.
+
+    python benchmarks/prices.py [--seconds 10] [--rounds 9] [--cuts 20] [--profile here.toml]
+
+Makes the profile, then measures each network whole and the head of up to 20 listed cuts, spread
+evenly over the listing (it is in topological order). One thread; a run's time is the CPU time of
+that thread, so that a neighbour's time slice does not count; the sessions of a network take turns,
+each turn is the mean of about two milliseconds of runs after one that warms up; the table shows
+medians of turns. "noise" is the Spearman coefficient between the odd and the even turns: what a
+perfect prediction could hope for. Prints Markdown.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _networks
+from scipy.stats import spearmanr
+
+from splitc import cost, pipeline, profiler, scenario
+from splitc.cuts import Cut, cuttable, listed
+from splitc.execute import session
+from splitc.feeds import draw_inputs
+from splitc.ingest import load
+from splitc.model import Model
+from splitc.scenario import Device, Scenario
+from splitc.split import split
+
+TURN = 2e-3
+
+
+@dataclass
+class Head:
+    """One measured head: session, inputs, runs per turn, seconds of each turn."""
+
+    session: Any
+    feeds: dict[str, Any]
+    repeat: int
+    turns: list[float]
+
+    def turn(self) -> None:
+        self.session.run(None, self.feeds)
+        begin = time.thread_time()
+        for _ in range(self.repeat):
+            self.session.run(None, self.feeds)
+        self.turns.append((time.thread_time() - begin) / self.repeat)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network; seconds; `rho` over the heads of its cuts, `noise` of the measurement itself."""
+
+    name: str
+    measured: float
+    predicted: float
+    cuts: int
+    rho: float
+    noise: float
+
+    @property
+    def factor(self) -> float:
+        return max(self.predicted / self.measured, self.measured / self.predicted)
+
+
+def spread(cuts: Sequence[Cut], most: int) -> list[Cut]:
+    count = min(most, len(cuts))
+    return [cuts[round(i * (len(cuts) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def opened(model: Model, feeds: dict[str, Any]) -> Head:
+    made = session(model, threads=1)
+    head = Head(made, {i.name: feeds[i.name] for i in made.get_inputs()}, 1, [])
+    head.turn()
+    head.repeat = max(1, min(200, round(TURN / head.turns.pop())))
+    return head
+
+
+def measure(model: Model, cuts: Sequence[Cut], rounds: int) -> list[Head]:
+    feeds = draw_inputs(model)
+    halves = [split(model, cut).head for cut in cuts]
+    heads = [opened(half, feeds) for half in halves if half is not None]
+    for _ in range(rounds):
+        for head in heads:
+            head.turn()
+    return heads
+
+
+def row(name: str, model: Model, device: Device, rounds: int, most: int) -> Row:
+    inner = [c for c in listed(model.graph, allowed=cuttable(model)) if c.kind == "inner"]
+    whole = Cut("output", (), frozenset(model.graph.by_id))
+    cuts = [*spread(inner, most), whole]
+    heads = measure(model, cuts, rounds)
+    link = scenario.link("wifi")
+    table = cost.table(model, Scenario(head=device, tail=device, link=link))
+    predicted = [cost.price(table, cut.head_nodes).addends["head_s"] for cut in cuts]
+    seconds = [statistics.median(head.turns) for head in heads]
+    halves = [[statistics.median(head.turns[at::2]) for head in heads[:-1]] for at in (0, 1)]
+    rho, noise = spearmanr(seconds[:-1], predicted[:-1])[0], spearmanr(*halves)[0]
+    return Row(name, seconds[-1], predicted[-1], len(inner), float(rho), float(noise))
+
+
+def profiled(path: str | None, seconds: float) -> Device:
+    if path:
+        return scenario.device(path)
+    begin = time.perf_counter()
+    device = profiler.measure("here", seconds=seconds, threads=1)
+    print(f"Profile made in {time.perf_counter() - begin:.1f} s: {device.summary}; ", end="")
+    print(f"{', '.join(device.features)}; error band {device.error_band:g}.\n")
+    return device
+
+
+def networks() -> list[_networks.Network]:
+    if found := _networks.shared():
+        return found
+    print("No folder ../shared with real networks here: the light models of `onnx` instead.\n")
+    return _networks.light()
+
+
+def report(rows: Sequence[Row]) -> None:
+    close = sum(r.factor <= 2 for r in rows)
+    rhos = [r.rho for r in rows]
+    print(f"\n* Whole latency within a factor 2: {close} of {len(rows)} networks ", end="")
+    print(
+        f"({close / len(rows):.0%}; asked: 80 %); worst factor {max(r.factor for r in rows):.2f}."
+    )
+    print(f"* Spearman of head time over cuts: least {min(rhos):.3f}, ", end="")
+    print(f"median {statistics.median(rhos):.3f}, below 0.95: {sum(r < 0.95 for r in rhos)}.")
+    print(f"* Noise of the measurement itself: least {min(r.noise for r in rows):.3f}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--cuts", type=int, default=20)
+    parser.add_argument("--profile", help="an existing profile in place of a new one")
+    options = parser.parse_args()
+    print("Prices: predicted by the profile of this machine, against onnxruntime, 1 thread.\n")
+    device = profiled(options.profile, options.seconds)
+    print("| network | whole, ms | predicted, ms | ratio | cuts | Spearman | noise |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for network in networks():
+            loaded = load(network.make(Path(folder)), inputs=network.inputs)
+            model = pipeline.run(pipeline.parse("simplify"), loaded)
+            one = row(network.name, model, device, options.rounds, options.cuts)
+            rows.append(one)
+            print(
+                f"| {one.name} | {one.measured * 1e3:.3f} | {one.predicted * 1e3:.3f} "
+                f"| {one.predicted / one.measured:.2f} | {one.cuts} "
+                f"| {one.rho:.3f} | {one.noise:.3f} |",
+                flush=True,
+            )
+    report(rows)
+
+
+if __name__ == "__main__":
+    main()
