@@ -4,6 +4,7 @@ Large weights travel through a temporary file that onnxruntime maps, never throu
 in memory.
 """
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,6 @@ def session(
 
 def _open(source: bytes | str, name: str, threads: int, optimize: bool) -> "InferenceSession":
     import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -49,11 +49,30 @@ def _open(source: bytes | str, name: str, threads: int, optimize: bool) -> "Infe
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    failures = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.NotImplemented)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except (*failures, errors.InvalidProtobuf, errors.RuntimeException, RuntimeError) as error:
-        raise ModelError(f"onnxruntime cannot open the model: {error}", where=name) from error
+    except _failures() as error:
+        raise ModelError(
+            f"onnxruntime cannot open the model: {_plain(error)}", where=name
+        ) from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises for a graph or inputs that it cannot take."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    kinds = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf)
+    more = (errors.NotImplemented, errors.RuntimeException, errors.EPFail)
+    return (*kinds, *more, RuntimeError, ValueError)
+
+
+def _plain(error: Exception) -> str:
+    """Return onnxruntime's message on one line, without its own source paths and markers."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"Load model from \S+ failed:", "", text)
+    text = re.sub(r"(?:Exception during initialization: )?/onnxruntime_src/\S+ .*?\) ", "", text)
+    return text[:500]
 
 
 def evaluate(
@@ -74,10 +93,25 @@ def run(
     opened: "InferenceSession", feeds: Mapping[str, NDArray[Any]], names: Sequence[str], where: str
 ) -> dict[str, NDArray[Any]]:
     """Run an open session; an onnxruntime failure becomes a `ModelError`."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
-
     given = {i.name: np.asarray(feeds[i.name]) for i in opened.get_inputs()}
     try:
         return dict(zip(names, opened.run(list(names), given), strict=True))
-    except (errors.Fail, errors.InvalidArgument, errors.RuntimeException) as error:
-        raise ModelError(f"onnxruntime cannot run the model: {error}", where=where) from error
+    except _failures() as error:
+        text = _plain(error)
+        raise ModelError(
+            f"onnxruntime cannot run the model: {text}", where=where, hint=_blame(text, given)
+        ) from error
+
+
+def _blame(text: str, feeds: Mapping[str, NDArray[Any]]) -> str:
+    """Name the integer inputs that may be what an index or a size went wrong over."""
+    if not re.search(
+        r"bound|indices|index|out of range|reshape|dimension|size", text, re.IGNORECASE
+    ):
+        return ""
+    whole = [
+        f"{name!r} from {array.min()} to {array.max()}"
+        for name, array in feeds.items()
+        if np.issubdtype(array.dtype, np.integer) and array.size
+    ]
+    return f"integer inputs were {', '.join(whole)}; the network may want others" if whole else ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import onnx_ir
 import onnx_ir as ir
 
 from splitc.errors import ModelError, RequestError, did_you_mean
@@ -95,7 +96,9 @@ def dtype_of(name: str) -> ir.DataType:
     try:
         return ir.DataType[special.get(name, name.upper())]
     except KeyError as error:
-        raise RequestError(f"unknown dtype {name!r}", hint="float32, int64, uint8, bool …") from error
+        raise RequestError(
+            f"unknown dtype {name!r}", hint="float32, int64, uint8, bool …"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,12 @@ class Model:
         return facts(self)
 
     @cached_property
-    def nodes(self) -> Mapping[str, ir.Node]:
+    def nodes(self) -> Mapping[str, onnx_ir.Node]:
         """Node identity → the node itself, constants included."""
         return {identity(node): node for node in self.ir.graph}
 
     @cached_property
-    def values(self) -> Mapping[str, ir.Value]:
+    def values(self) -> Mapping[str, onnx_ir.Value]:
         """Tensor name → value, of the main graph."""
         graph = self.ir.graph
         made = (out for node in graph for out in node.outputs if out.name)
@@ -192,7 +195,9 @@ class Model:
         external = self.weight_bytes() > EXTERNAL_ABOVE
         ir.save(self.ir, path, external_data=f"{path.name}.data" if external else None)
 
-    def with_outputs(self, names: Iterable[str], facts: Mapping[str, Fact] | None = None) -> "Model":
+    def with_outputs(
+        self, names: Iterable[str], facts: Mapping[str, Fact] | None = None
+    ) -> "Model":
         """Return a clone in which the named tensors are graph outputs too (pinned).
 
         `facts` types those that inference left untyped, which ONNX's checker would refuse.
@@ -212,7 +217,10 @@ class Model:
 
 
 def info(value: ir.Value) -> TensorInfo:
-    """Describe a value; an unknown size is written '?'."""
+    """Describe a value; an unknown size is '?'. A sequence is `seq(float32)`, without sizes."""
+    if value.type is not None and not isinstance(value.type, ir.TensorType):
+        kind = type(value.type).__name__.removesuffix("Type").lower()[:8].replace("sequence", "seq")
+        return TensorInfo(value.name or "", f"{kind}({dtype_name(value.dtype)})", ())
     shape = () if value.shape is None else tuple(_size(dim) for dim in value.shape)
     return TensorInfo(value.name or "", dtype_name(value.dtype), shape)
 

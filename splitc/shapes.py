@@ -6,11 +6,11 @@ from ONNX's inference on a copy with fixed inputs; where inference leaves holes,
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 
+import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import CheckerPass, ShapeInferencePass
 
 from splitc.errors import ModelError, RequestError, did_you_mean
 from splitc.model import Fact, InputSpec, Model, dtype_name, dtype_of
@@ -18,7 +18,9 @@ from splitc.model import Fact, InputSpec, Model, dtype_name, dtype_of
 
 def name_dims(model: ir.Model) -> None:
     """Give each unnamed size of a graph input a name: 'batch' in front, else '<input>_<axis>'."""
-    taken = {dim.value for v in model.graph.inputs for dim in v.shape or () if not isinstance(dim, int)}
+    taken = {
+        dim.value for v in model.graph.inputs for dim in v.shape or () if not isinstance(dim, int)
+    }
     for value in model.graph.inputs:
         if value.shape is None:
             continue
@@ -33,35 +35,57 @@ def name_dims(model: ir.Model) -> None:
 def apply_specs(model: ir.Model, specs: Mapping[str, InputSpec]) -> tuple[str, ...]:
     """Write single sizes of `--input` into the graph inputs; return a loud line for each.
 
-    Sizes given as a range stay symbolic. Raises `RequestError` where a spec does not fit.
+    Sizes given as a range stay symbolic. Raises `RequestError` where a spec does not fit, or two
+    specs give one symbol two sizes; `ModelError` for an input whose rank nobody gives.
     """
     inputs = {str(value.name): value for value in model.graph.inputs}
-    bound: dict[str, int] = {}
+    given: dict[str, tuple[int, int, int]] = {}
     for name, spec in specs.items():
         if name not in inputs:
             raise RequestError(f"--input names {name!r}", hint=did_you_mean(name, inputs))
         _check_spec(inputs[name], spec)
-        for (low, best, high), dim in zip(spec.dims, inputs[name].shape or (), strict=True):
-            if low == high and not isinstance(dim, int) and dim.value:
-                bound[dim.value] = best
+        for sizes, dim in zip(spec.dims, inputs[name].shape or (), strict=True):
+            if not isinstance(dim, int) and given.setdefault(str(dim.value), sizes) != sizes:
+                raise RequestError(
+                    f"--input {spec}: size {dim.value!r} is given twice, differently",
+                    where=f"{name}: {shown(inputs[name])}",
+                )
+    bound = {symbol: best for symbol, (low, best, high) in given.items() if low == high}
     for value in inputs.values():
-        sizes = [d if isinstance(d, int) else bound.get(str(d.value), d) for d in value.shape or ()]
-        value.shape = None if value.shape is None else ir.Shape(sizes)
+        _bind(value, bound)
     if bound:
         _forget_shapes(model.graph)
     return tuple(f"size {n!r} is fixed at {size} by --input" for n, size in bound.items())
 
 
+def _bind(value: ir.Value, bound: Mapping[str, int]) -> None:
+    if not isinstance(value.type, ir.TensorType):
+        return
+    if value.shape is None:
+        raise ModelError(
+            f"input {value.name!r} has no shape", hint=f"give it: --input {value.name}=1x…"
+        )
+    sizes = [d if isinstance(d, int) else bound.get(str(d.value), d) for d in value.shape]
+    value.shape = ir.Shape(sizes)
+
+
+def shown(value: ir.Value) -> str:
+    """Return a value's sizes as text: [N, 3, 224, 224]."""
+    dims = [str(d) if isinstance(d, int) else str(d.value or "?") for d in value.shape or ()]
+    return f"[{', '.join(dims)}]"
+
+
 def _check_spec(value: ir.Value, spec: InputSpec) -> None:
     have = value.shape
     if have is None:
-        value.shape = have = ir.Shape([ir.SymbolicDim(f"{value.name}_{i}") for i in range(len(spec.dims))])
+        names = [f"{value.name}_{axis}" for axis in range(len(spec.dims))]
+        value.shape = have = ir.Shape([ir.SymbolicDim(name) for name in names])
     fits = len(have) == len(spec.dims) and all(
         not isinstance(dim, int) or (low == dim == high)
         for dim, (low, _, high) in zip(have, spec.dims, strict=False)
     )
     if not fits:
-        raise RequestError(f"--input {spec} does not fit", where=f"{value.name}: {list(have)}")
+        raise RequestError(f"--input {spec} does not fit", where=f"{value.name}: {shown(value)}")
     if spec.dtype and dtype_of(spec.dtype) != value.dtype:
         raise RequestError(f"--input {spec}: {value.name!r} is {dtype_name(value.dtype)}")
 
@@ -75,41 +99,56 @@ def bindings(model: Model) -> dict[str, int]:
         if tensor.name in model.specs:
             sizes = zip(tensor.shape, model.specs[tensor.name].dims, strict=True)
             bound |= {dim: best for dim, (_, best, _) in sizes if isinstance(dim, str)}
+    _check_open(model, batch | bound.keys())
+    return dict.fromkeys(sorted(batch), 1) | bound
+
+
+def _check_open(model: Model, known: Set[str]) -> None:
+    """Raise `ModelError` that names every size which only the user can know."""
+    missing: dict[str, str] = {}
     for tensor in model.inputs:
         for axis, dim in enumerate(tensor.shape):
-            if isinstance(dim, str) and dim not in batch and dim not in bound:
-                shape = "x".join("1" if d in batch else str(d) for d in tensor.shape)
-                raise ModelError(
-                    f"input {tensor.name!r} has the open size {dim!r} (axis {axis})",
-                    where=f"{tensor.name}: {list(tensor.shape)}",
-                    hint=f"give it: --input {tensor.name}={shape} with a number for {dim!r}",
-                )
-    return dict.fromkeys(sorted(batch), 1) | bound
+            if isinstance(dim, str) and dim not in known:
+                missing.setdefault(dim, f"{dim!r} (axis {axis} of input {tensor.name!r})")
+    if not missing:
+        return
+    asked = [t for t in model.inputs if missing.keys() & set(t.shape)]
+    texts = [
+        f"--input {t.name}={'x'.join('1' if d in known else str(d) for d in t.shape)}"
+        for t in asked
+    ]
+    raise ModelError(
+        f"sizes are open: {', '.join(missing.values())}",
+        where="; ".join(f"{t.name}: [{', '.join(map(str, t.shape))}]" for t in asked),
+        hint=f"give {' '.join(texts)} with numbers for {', '.join(missing)}",
+    )
 
 
 def facts(model: Model) -> dict[str, Fact]:
     """Return name → `Fact` for graph inputs, initializers and node outputs of the main graph."""
-    bound = bindings(model)
-    fixed = model.clone()
-    for value in fixed.ir.graph.inputs:
-        if value.shape is None:
-            raise ModelError(
-                f"input {value.name!r} has no shape", hint=f"give it: --input {value.name}=1x…"
-            )
-        sizes = [d if isinstance(d, int) else bound[str(d.value)] for d in value.shape]
-        value.shape = ir.Shape(sizes)
-    _forget_shapes(fixed.ir.graph)
+    fixed = _at_sizes(model, bindings(model))
     infer(fixed.ir)
     found: dict[str, Fact] = {}
     holes: list[str] = []
     for name, value in fixed.values.items():
         if value.type is not None and not isinstance(value.type, ir.TensorType):
-            continue
+            continue  # a sequence, map or optional
         if (fact := _fact(value)) is None:
             holes.append(name)
         else:
             found[name] = fact
-    return found | (_measured(model, fixed, holes) if holes else {})
+    return found | (_measured(fixed, holes, found) if holes else {})
+
+
+def _at_sizes(model: Model, bound: Mapping[str, int]) -> Model:
+    """Return a clone whose inputs have the given sizes and whose other tensors have none."""
+    fixed = model.clone()
+    for value in fixed.ir.graph.inputs:
+        if value.shape is not None and isinstance(value.type, ir.TensorType):
+            sizes = [d if isinstance(d, int) else bound[str(d.value)] for d in value.shape]
+            value.shape = ir.Shape(sizes)
+    _forget_shapes(fixed.ir.graph)
+    return fixed
 
 
 def _forget_shapes(graph: ir.Graph) -> None:
@@ -118,7 +157,9 @@ def _forget_shapes(graph: ir.Graph) -> None:
     for node in graph:
         for out in node.outputs:
             keep = out in ends and out.shape is not None
-            out.shape = ir.Shape([None] * len(out.shape)) if keep and out.shape is not None else None
+            out.shape = (
+                ir.Shape([None] * len(out.shape)) if keep and out.shape is not None else None
+            )
 
 
 def _fact(value: ir.Value) -> Fact | None:
@@ -137,13 +178,23 @@ def make_fact(dtype: ir.DataType, shape: tuple[int, ...]) -> Fact:
     return Fact(dtype_name(dtype), shape, math.ceil(math.prod(shape) * item))
 
 
-def _measured(model: Model, fixed: Model, holes: list[str]) -> dict[str, Fact]:
-    """Run the network once on drawn inputs to see the shapes that inference cannot tell."""
+def _measured(fixed: Model, holes: Sequence[str], known: Mapping[str, Fact]) -> dict[str, Fact]:
+    """Run the network once on drawn inputs to see the shapes that inference cannot tell.
+
+    `fixed`: a model at concrete sizes. Tensors that are sequences or absent have no fact.
+    """
     from splitc.execute import evaluate
     from splitc.feeds import draw
 
-    known = {name: fact for v in fixed.ir.graph.inputs if (fact := _fact(v)) for name in [str(v.name)]}
-    seen = evaluate(fixed, draw(fixed, known, seed=0), holes, optimize=False)
+    wanted: dict[str, Fact] = {}
+    for value in fixed.ir.graph.inputs:
+        if not isinstance(value.type, ir.TensorType) or (fact := _fact(value)) is None:
+            raise ModelError(
+                f"the shape of {holes[0]!r} needs a run, and input {value.name!r} cannot be drawn"
+            )
+        wanted[str(value.name)] = fact
+    feeds = draw(fixed, wanted, seed=0, known=known)
+    seen = evaluate(fixed, feeds, holes, optimize=False)
     result: dict[str, Fact] = {}
     for name, array in seen.items():
         if array is not None and hasattr(array, "dtype"):
@@ -152,19 +203,107 @@ def _measured(model: Model, fixed: Model, holes: list[str]) -> dict[str, Fact]:
     return result
 
 
-def infer(model: ir.Model) -> None:
-    """Run ONNX's shape inference in place (weights set aside, constants propagated)."""
+def open_outputs(model: Model) -> None:
+    """Give a rank and type to graph outputs that neither the file nor inference gives one.
+
+    They come from one run at batch 1: ONNX's checker asks for them.
+    """
+    holes = [
+        str(value.name)
+        for value in model.ir.graph.outputs
+        if value.type is None or (isinstance(value.type, ir.TensorType) and value.shape is None)
+    ]
+    if not holes:
+        return
+    fixed = _at_sizes(model, bindings(model))
+    infer(fixed.ir)
+    for name, fact in _measured(fixed, holes, {}).items():
+        value = next(v for v in model.ir.graph.outputs if v.name == name)
+        value.type = ir.TensorType(dtype_of(fact.dtype))
+        value.shape = ir.Shape([None] * len(fact.shape))
+
+
+def loosely_inferred(model: Model, problem: str) -> None:
+    """Deal with a graph that strict inference refuses: drop the file's own sizes and try again.
+
+    Raises `ModelError` where onnxruntime cannot open the graph either.
+    """
+    from splitc.execute import session
+
+    _forget_shapes(model.ir.graph)
+    if infer(model.ir):
+        try:
+            session(model, optimize=False)
+        except ModelError as error:
+            raise ModelError(
+                f"the graph is inconsistent: {problem}", where=model.source, hint=str(error.args[0])
+            ) from error
+
+
+_NOTHING = np.zeros((), np.float32)
+_LIGHT = 1024
+"""Initializers of more bytes than this are shown to inference as inputs: type and shape only."""
+
+
+def infer(model: ir.Model) -> str:
+    """Run ONNX's shape inference in place, weights set aside and constants propagated.
+
+    Returns "" or why strict inference fails; then what lenient inference finds is written. (The
+    pass of `onnx_ir` keeps a failure to itself, and makes tensors of sequences.)
+    """
+    proto = _light(model)
+    problem = ""
     try:
-        ShapeInferencePass(data_prop=True)(model)
+        made = onnx.shape_inference.infer_shapes(
+            proto, check_type=True, strict_mode=True, data_prop=True
+        )
     except (ValueError, RuntimeError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(f"shape inference fails: {error}") from error
+        problem = " ".join(str(error).split())[:400]
+        try:
+            made = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        except (ValueError, RuntimeError, onnx.shape_inference.InferenceError):
+            return problem
+    _write(model, ir.from_proto(made))
+    return problem
+
+
+def _light(model: ir.Model) -> onnx.ModelProto:
+    """Serialise the structure: large initializers become inputs of their type and shape."""
+    aside: dict[ir.Value, ir.TensorProtocol] = {}
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.const_value.nbytes > _LIGHT:
+            aside[value] = value.const_value
+            value.type = ir.TensorType(value.const_value.dtype)
+            value.shape = value.const_value.shape  # type: ignore[assignment]
+            value.const_value = ir.Tensor(_NOTHING)
+    try:
+        proto = ir.to_proto(model)
+    finally:
+        for value, tensor in aside.items():
+            value.const_value = tensor
+    names = {value.name for value in aside}
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name not in names]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    proto.graph.input.extend(ir.to_proto(value) for value in aside)
+    return proto
+
+
+def _write(model: ir.Model, inferred: ir.Model) -> None:
+    """Copy inferred types and shapes to the values of the same names, bodies included."""
+    for graph, other in zip(model.graphs(), inferred.graphs(), strict=True):
+        found = ir.convenience.create_value_mapping(other)
+        for name, value in ir.convenience.create_value_mapping(graph).items():
+            if value.const_value is None and (seen := found.get(name)) is not None:
+                value.type = seen.type or value.type
+                value.shape = value.shape if seen.shape is None else seen.shape
 
 
 def check(model: Model) -> None:
     """Raise `ModelError` unless ONNX's checker accepts the model."""
     try:
-        CheckerPass()(model.ir)
-    except (onnx.checker.ValidationError, ValueError, RuntimeError, UnicodeDecodeError) as error:
+        onnx.checker.check_model(_light(model.ir))
+    except (onnx.checker.ValidationError, ValueError, RuntimeError, UnicodeError) as error:
         cause = error.__cause__ or error
         text = str(cause).strip().split("\n\n")[0]
         raise ModelError(f"not a valid ONNX model: {text[:600]}", where=model.source) from error

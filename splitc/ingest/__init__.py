@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from splitc.errors import ModelError
+from splitc.errors import RequestError
 from splitc.model import DEFAULT_MAX_SIZE, InputSpec, Model, parse_input
 
 
@@ -22,7 +22,7 @@ def load(
     """
     from splitc.ingest import onnx_file
 
-    specs = {s.name: s for s in (parse_input(i) if isinstance(i, str) else i for i in inputs)}
+    specs = _specs(inputs)
     text = str(path)
     notes: tuple[str, ...] = ()
     if not Path(path).exists() and ":" in text and not text.endswith((".onnx", ".pt2")):
@@ -38,6 +38,17 @@ def load(
     return _ready(Model(raw, source=_name(text), notes=notes), specs)
 
 
+def _specs(inputs: Sequence[str | InputSpec]) -> dict[str, InputSpec]:
+    parsed = [parse_input(item) if isinstance(item, str) else item for item in inputs]
+    specs = {spec.name: spec for spec in parsed}
+    if len(specs) < len(parsed):
+        twice = next(s for s in parsed if s is not specs[s.name])
+        raise RequestError(
+            f"--input {twice.name} is given twice", where=f"{twice}, {specs[twice.name]}"
+        )
+    return specs
+
+
 def _name(text: str) -> str:
     return text if ":" in text and "/" not in text and "\\" not in text else Path(text).name
 
@@ -48,7 +59,5 @@ def _ready(model: Model, specs: dict[str, InputSpec]) -> Model:
 
     model = replace(model, specs=specs)
     notes = (*model.notes, *normalise(model))
-    if not model.ir.graph.outputs:
-        raise ModelError("the graph has no outputs", where=model.source)
     names = {*model.graph.producer, *model.graph.inputs}
     return replace(model, notes=notes, cuttable=frozenset(names))

@@ -13,45 +13,100 @@ from onnx_ir.passes.common import (
 )
 
 from splitc.errors import ModelError
+from splitc.ingest.checks import KNOWN_DOMAINS
+from splitc.ingest.quiet import quiet
 from splitc.model import Model, bodies
-from splitc.shapes import apply_specs, infer, name_dims
+from splitc.shapes import apply_specs, infer, loosely_inferred, name_dims, open_outputs
 
-_MIN_IR_VERSION = 8
-_KNOWN_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"))
+_OLDEST_IR, _NEWEST_IR = 8, 13
+"""ir_versions that splitc keeps: initializers need not be inputs; onnxruntime 1.31 reads it."""
 
 
 def normalise(model: Model) -> tuple[str, ...]:
-    """Bring `model` into splitc's form in place; return lines for the user."""
+    """Bring `model` into splitc's form in place; return lines for the user.
+
+    Raises `ModelError` where the graph is malformed, `RequestError` where `--input` does not fit.
+    """
     raw = model.ir
-    _unique(raw.graph, model.source)
-    if raw.functions:
-        InlinePass()(raw)
-    RemoveInitializersFromInputsPass()(raw)
-    raw.ir_version = max(raw.ir_version, _MIN_IR_VERSION)
-    ClearMetadataAndDocStringPass()(raw)
+    notes = _versions(raw)
+    try:
+        with quiet():
+            if raw.functions:
+                InlinePass()(raw)
+            RemoveInitializersFromInputsPass()(raw)
+            ClearMetadataAndDocStringPass()(raw)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"malformed graph: {error.__cause__ or error}", where=model.source
+        ) from error
+    raw.metadata_props.clear()
     _fill_names(raw.graph)
     _domains(raw.graph)
-    try:
-        TopologicalSortPass()(raw)
-    except ValueError as error:
-        raise ModelError(f"the graph has a cycle: {error}", where=model.source) from error
+    _sorted(raw, model.source)
     name_dims(raw)
-    notes = apply_specs(raw, model.specs)
+    notes += apply_specs(raw, model.specs)
+    notes += _listed_once(raw.graph) + infer_or_run(model)
     model.check()
-    infer(raw)
     return notes
 
 
-def _unique(graph: ir.Graph, source: str) -> None:
-    """Refuse a tensor name that two nodes make."""
-    seen = {str(value.name) for value in graph.inputs}
-    for node in graph:
-        for out in node.outputs:
-            if out.name and out.name in seen:
-                raise ModelError(
-                    f"tensor {out.name!r} is made twice", where=f"{source}, {node.op_type}"
-                )
-            seen.add(str(out.name))
+def _versions(raw: ir.Model) -> tuple[str, ...]:
+    """Raise an old ir_version, lower one that is newer than the runtime's."""
+    had = raw.ir_version
+    raw.ir_version = min(max(had, _OLDEST_IR), _NEWEST_IR)
+    if had <= _NEWEST_IR:
+        return ()
+    return (f"ir_version {had} is read as {_NEWEST_IR}, the newest that onnxruntime reads",)
+
+
+def infer_or_run(model: Model) -> tuple[str, ...]:
+    """Infer every size; where inference contradicts the file, onnxruntime has the last word."""
+    problem = infer(model.ir)
+    if problem:
+        loosely_inferred(model, problem)
+    open_outputs(model)
+    if not problem:
+        return ()
+    return (f"ONNX's shape inference does not follow this graph ({problem}); onnxruntime does",)
+
+
+def _listed_once(graph: ir.Graph) -> tuple[str, ...]:
+    """Drop a graph output that is listed before."""
+    outputs = list(dict.fromkeys(graph.outputs))
+    if len(outputs) == len(graph.outputs):
+        return ()
+    twice = sorted({str(v.name) for v in outputs if list(graph.outputs).count(v) > 1})
+    graph.outputs.clear()
+    graph.outputs.extend(outputs)
+    return (f"the file lists the output {', '.join(twice)} more than once: it is one output here",)
+
+
+def _sorted(raw: ir.Model, source: str) -> None:
+    """Sort nodes topologically; the error names a node of the cycle."""
+    try:
+        TopologicalSortPass()(raw)
+    except ValueError as error:
+        node = _on_cycle(raw.graph)
+        name = next((out.name for out in node.outputs if out.name), "") if node else ""
+        where = f"{source}, the node that makes {name!r}" if node else source
+        raise ModelError("the graph has a cycle", where=where) from error
+
+
+def _on_cycle(graph: ir.Graph) -> ir.Node | None:
+    """Return a node that depends on itself: strip what depends on nothing that is left."""
+    left = dict.fromkeys(graph)
+    while left:
+        free = [n for n in left if not any(p in left for p in n.predecessors())]
+        if not free:
+            break
+        for node in free:
+            del left[node]
+    if not left:
+        return None
+    node = next(iter(left))
+    for _ in left:  # what is left reads something left: going back ends on a cycle
+        node = next(p for p in node.predecessors() if p in left)
+    return node
 
 
 def _fill_names(graph: ir.Graph) -> None:
@@ -62,8 +117,9 @@ def _fill_names(graph: ir.Graph) -> None:
 
 
 def _domains(graph: ir.Graph) -> None:
+    """Refuse a foreign operator that came out of a function."""
     for node in graph:
-        if node.domain not in _KNOWN_DOMAINS:
+        if node.domain not in KNOWN_DOMAINS:
             raise ModelError(
                 f"operator {node.domain}.{node.op_type} belongs to a domain that no backend has",
                 where=f"node {node.name!r}",

@@ -17,6 +17,7 @@ from typing import IO, Any
 import onnx_ir as ir
 
 from splitc.errors import ModelError
+from splitc.ingest.quiet import quiet
 from splitc.ingest.torch_export import require_torch, to_onnx
 from splitc.ingest.wall import clean_program
 
@@ -52,7 +53,7 @@ def read(path: Path, max_size: int) -> tuple[ir.Model, tuple[str, ...]]:
 def _load(clean: Path, where: str) -> Any:
     import torch
 
-    from splitc.ingest.torch_export import failures, quiet
+    from splitc.ingest.torch_export import failures
 
     try:
         with quiet():

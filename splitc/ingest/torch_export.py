@@ -1,15 +1,12 @@
 """From a torch program to the ONNX graph, for archives and factories alike."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 import onnx_ir as ir
 
 from splitc.errors import ModelError
+from splitc.ingest.quiet import quiet
 
 
 def require_torch(where: str) -> None:
@@ -31,19 +28,6 @@ def failures() -> tuple[type[Exception], ...]:
     ours = (SerializeError, OnnxExporterError, TorchDynamoException, pickle.UnpicklingError)
     plain = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
     return (*ours, *plain, AssertionError, NotImplementedError, EOFError, OSError, ImportError)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep torch's warnings and log lines from the user's terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def to_onnx(program: Any, where: str) -> ir.Model:

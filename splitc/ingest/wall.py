@@ -49,10 +49,11 @@ _DROPPED: dict[str, object] = {"metadata": {}, "guards_code": []}
 _SYMBOLIC = frozenset(
     re.findall(
         r"\w+",
-        "Symbol Integer Float Rational Add Mul Pow Max Min Mod And Or Not Eq Ne Lt Le Gt Ge Equality "
-        "Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan FloorDiv ModularIndexing "
+        "Symbol Integer Float Rational Add Mul Pow Max Min Mod And Or Not Eq Ne Lt Le Gt Ge "
+        "Equality Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan "
+        "FloorDiv ModularIndexing "
         "Where PythonMod CleanDiv CeilToInt FloorToInt CeilDiv PowByNatural FloatTrueDiv "
-        " IntTrueDiv IsNonOverlappingAndDenseIndicator TruncToFloat TruncToInt RoundToInt "
+        "IntTrueDiv IsNonOverlappingAndDenseIndicator TruncToFloat TruncToInt RoundToInt "
         "RoundDecimal ToFloat Identity floor ceiling Abs",
     )
 )
