@@ -139,8 +139,11 @@ def _diamond(
 
 
 def breaks(fused: Sequence[Group], head: Set[str]) -> bool:
-    """Tell whether a cut with this head goes through a group."""
-    return any(0 < sum(node in head for node in group) < len(group) for group in fused if group[1:])
+    """Tell whether a cut with this head (closed under predecessors) goes through a group.
+
+    A group's first node is an ancestor of the whole group and its last node a descendant.
+    """
+    return any(group[0] in head and group[-1] not in head for group in fused if len(group) > 1)
 
 
 def acyclic(graph: Graph, fused: Sequence[Group]) -> bool:

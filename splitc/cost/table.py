@@ -9,14 +9,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from splitc.cost import memory
 from splitc.cost.groups import Group, groups
+from splitc.cost.numbered import Ints, Numbered
 from splitc.cost.roofline import seconds_of, works
 from splitc.cost.wire import WirePrices, wire_prices
 from splitc.graph import Graph
 from splitc.model import Model
 from splitc.scenario import Device, Scenario
 
+Floats = NDArray[np.float64]
 Seconds = Callable[[Iterable[str]], float]
 
 
@@ -71,6 +76,27 @@ class CostTable:
     def radio_down_w(self) -> float:
         """Radio power while receiving: the base power, without the part that grows with sending."""
         return self.scenario.link.beta_mw / 1e3
+
+    @cached_property
+    def numbered(self) -> Numbered:
+        """The graph in numbers."""
+        return Numbered(self.graph)
+
+    @cached_property
+    def seconds(self) -> tuple[Floats, Floats]:
+        """`head_s` and `tail_s` as vectors over the graph's nodes."""
+        ids = [node.id for node in self.graph.nodes]
+        head, tail = ([side[name] for name in ids] for side in (self.head_s, self.tail_s))
+        return np.array(head, dtype=np.float64), np.array(tail, dtype=np.float64)
+
+    @cached_property
+    def fused(self) -> tuple[Ints, Ints, list[list[int]]]:
+        """Of the groups of several nodes: first node, last node, all nodes, by place."""
+        place = self.numbered.place
+        members = [[place[name] for name in group] for group in self.groups if len(group) > 1]
+        ends = np.array([(group[0], group[-1]) for group in members], dtype=np.int64)
+        first, last = ends.reshape(-1, 2).T
+        return first, last, members
 
     @cached_property
     def memory(self) -> "memory.Memory":
