@@ -22,7 +22,9 @@ import onnx
 
 import splitc
 from splitc.graph import Graph, Node
-from splitc.plan.costs_file import problem_of, read_graph
+from splitc.plan.costs_file import checked, problem_of
+from splitc.plan.flow import solve
+from splitc.plan.reader import read
 
 RATE = "20Mbit/s/50Mbit/s"
 
@@ -52,7 +54,8 @@ def costs(graph: Graph, rng: random.Random) -> dict[str, dict[str, float]]:
     n = len(graph.tensors)
     first = sum(head.values()) * 5e5
     size = {
-        t: int(first * rng.lognormvariate(0, 0.7) * (1.02 - i / n)) for i, t in enumerate(graph.tensors)
+        t: int(first * rng.lognormvariate(0, 0.7) * (1.02 - i / n))
+        for i, t in enumerate(graph.tensors)
     }
     return {"head_s": head, "tail_s": tail, "bytes": size}
 
@@ -83,10 +86,10 @@ def median(repeat: int, work: Callable[[], object]) -> float:
     return statistics.median(taken)
 
 
-def measure(size: int, repeat: int, seed: int, folder: Path) -> tuple[float, float, int, int, float]:
+def measure(
+    size: int, repeat: int, seed: int, folder: Path
+) -> tuple[float, float, int, int, float]:
     """Return (solve s, plan s, head nodes, cuts ranked, relative gap) for one size."""
-    from splitc.plan.flow import solve
-
     rng = random.Random(seed * 1_000_003 + size)
     graph = layered(size, rng)
     prices = costs(graph, rng)
@@ -96,10 +99,11 @@ def measure(size: int, repeat: int, seed: int, folder: Path) -> tuple[float, flo
 
     def alone() -> object:
         fresh = Graph(graph.inputs, graph.outputs, graph.nodes)
-        return solve(problem_of(fresh, prices, rate=(20e6, 50e6), rtt=0.005))
+        return solve(problem_of(fresh, given, rate=(20e6, 50e6), rtt=0.005))
 
-    solved = solve(problem_of(read_graph(model), prices, rate=(20e6, 50e6), rtt=0.005))
-    whole = lambda: splitc.plan(model, costs=table, rate=RATE, rtt="5ms", top=0)  # noqa: E731
+    given = checked(graph, prices)
+    solved = solve(problem_of(read(model).graph, given, rate=(20e6, 50e6), rtt=0.005))
+    whole = lambda: splitc.plan(model, costs=table, rate=RATE, rtt="5ms")  # noqa: E731
     ranked = len(whole().ranked)
     return (
         median(repeat, alone),

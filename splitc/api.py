@@ -77,6 +77,10 @@ def optimize(
     return after
 
 
+_NO_COSTS = ("head", "tail", "link", "objective", "wire", "input_codec", "strict")
+"""Options that mean nothing beside `costs`, which are seconds and bytes already."""
+
+
 def plan(
     model: str | Path | Model,
     *,
@@ -93,7 +97,7 @@ def plan(
     """
     request = _request(options)
     if costs is not None:
-        return _plan_from_costs(model, costs, request)
+        return _plan_from_costs(model, costs, request, max_size)
     return planned(opened(model, request.inputs, max_size), request, progress)[1]
 
 
@@ -142,15 +146,23 @@ def _request(options: Mapping[str, object]) -> Request:
 
 
 def _plan_from_costs(
-    model: str | Path | Model, costs: str | Path | Mapping[str, object], request: Request
+    model: str | Path | Model,
+    costs: str | Path | Mapping[str, object],
+    request: Request,
+    max_size: int,
 ) -> "Plan":
     from splitc.plan import plan_from_costs
+    from splitc.plan.reader import network
     from splitc.units import parse_rate, parse_time
 
+    fresh = Request()
+    if other := [name for name in _NO_COSTS if getattr(request, name) != getattr(fresh, name)]:
+        names = ", ".join("--" + name.replace("_", "-") for name in other)
+        raise RequestError(f"--costs plans without {names}", hint="leave one or the other out")
     if request.rate is None:
         raise RequestError("--costs needs the rate of the wire", hint="--rate 20Mbit/s[/50Mbit/s]")
     return plan_from_costs(
-        model,
+        network(model, request.inputs, max_size),
         costs if isinstance(costs, Mapping) else _read_json(Path(costs)),
         rate=parse_rate(request.rate),
         rtt=parse_time(request.rtt) if request.rtt else 0.0,

@@ -16,6 +16,12 @@ from splitc.graph import Graph
 
 Bits = NDArray[np.uint8]
 
+_ROWS = 1024
+"""Rows worked on at a time: of 10,000 nodes 1.3 MB packed, 10 MB unpacked."""
+
+_TURNS = 12
+"""Readers of a tensor that are worked on for all tensors at once; few tensors have more."""
+
 
 class Closure:
     """Packed reachability of one graph."""
@@ -82,20 +88,28 @@ class Closure:
         return result
 
     @cached_property
-    def crossing(self) -> dict[str, Bits]:
-        """Tensor → the nodes in whose ancestor cut it crosses.
+    def crossing(self) -> Bits:
+        """(tensors, width): the nodes in whose ancestor cut a tensor of `Graph.tensors` crosses.
 
         A cut of node n is: head = n and its ancestors. A tensor crosses it when the head makes it
         (graph inputs always) and some reader of it is outside the head.
         """
-        every = self.row(range(self.count))
-        found: dict[str, Bits] = {}
-        for tensor in self.graph.tensors:
-            readers = [self.index[r] for r in self.graph.readers[tensor]]
-            if not readers:
-                continue
-            inside = np.bitwise_and.reduce(self.descendants[readers], axis=0)
-            maker = self.graph.producer.get(tensor)
-            made = every if maker is None else self.descendants[self.index[maker]]
-            found[tensor] = made & ~inside
-        return found
+        graph, index = self.graph, self.index
+        maker = [index[graph.producer[t]] for t in graph.tensors[len(graph.inputs) :]]
+        everywhere = np.tile(self.row(range(self.count)), (len(graph.inputs), 1))
+        rows: Bits = np.concatenate([everywhere, self.descendants[maker]])
+        readers = [[index[r] for r in graph.readers[t]] for t in graph.tensors]
+        for start in range(0, len(rows), _ROWS):
+            rows[start : start + _ROWS] &= ~self._behind(readers[start : start + _ROWS])
+        return rows
+
+    def _behind(self, readers: list[list[int]]) -> Bits:
+        """(tensors, width): the nodes behind all readers of a tensor; without readers all nodes."""
+        rows = np.full((len(readers), self.width), 255, np.uint8)
+        for turn in range(_TURNS):
+            part = [at for at, found in enumerate(readers) if len(found) > turn]
+            rows[part] &= self.descendants[[readers[at][turn] for at in part]]
+        for at, found in enumerate(readers):
+            if rest := found[_TURNS:]:
+                rows[at] &= np.bitwise_and.reduce(self.descendants[rest], axis=0)
+        return rows

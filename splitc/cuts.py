@@ -133,15 +133,20 @@ def inner_rows(
 
 def _boundaries(closure: Closure, most: int) -> list[tuple[tuple[str, ...], int]]:
     """Return (boundary in rank order, node number) of every node's ancestor cut."""
-    crossing = closure.crossing
-    counts = np.zeros(closure.count, np.int32)
-    for bits in crossing.values():
-        counts += np.unpackbits(bits, count=closure.count)
-    fits = closure.row(np.flatnonzero((counts > 0) & (counts <= most)).tolist())
-    found: dict[int, list[str]] = {int(i): [] for i in closure.numbers(fits)}
-    for tensor, bits in crossing.items():
-        for number in closure.numbers(bits & fits).tolist():
-            found[number].append(tensor)
+    crossing, count = closure.crossing, closure.count
+    parts = [crossing[start : start + 255] for start in range(0, len(crossing), 255)]
+    counts = np.zeros(count, np.int64)
+    for rows in parts:
+        counts += np.unpackbits(rows, axis=1, count=count).sum(axis=0, dtype=np.uint8)
+    numbers = np.flatnonzero((counts > 0) & (counts <= most)).tolist()
+    fits = closure.row(numbers)
+    found: dict[int, list[str]] = {number: [] for number in numbers}
+    names = iter(closure.graph.tensors)
+    for rows in parts:
+        part = [next(names) for _ in rows]
+        crosses = np.flatnonzero(np.unpackbits(rows & fits, axis=1, count=count).view(bool))
+        for row, number in zip(*(at.tolist() for at in np.divmod(crosses, count)), strict=True):
+            found[number].append(part[row])
     return [(tuple(tensors), number) for number, tensors in found.items()]
 
 

@@ -6,7 +6,7 @@ splitc emits, and are ranked all the same: a cut that sends more than the photo 
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from splitc.cost.price import Price, energy
 from splitc.cost.table import CostTable
@@ -33,30 +33,43 @@ def input_codec(text: str | None) -> tuple[str, int | None] | None:
 
 def image_inputs(table: CostTable) -> tuple[str, ...]:
     """Graph inputs that look like images: float, N×1|3×H×W, sides of at least 8."""
-    facts = table.model.facts
+    facts = {name: table.model.facts.get(name) for name in table.graph.inputs}
     return tuple(
         name
-        for name in table.graph.inputs
-        if facts[name].dtype.startswith("float")
-        and len(facts[name].shape) == 4
-        and facts[name].shape[1] in (1, 3)
-        and min(facts[name].shape[2:]) >= 8
+        for name, fact in facts.items()
+        if fact is not None
+        and fact.dtype.startswith("float")
+        and len(fact.shape) == 4
+        and fact.shape[1] in (1, 3)
+        and min(fact.shape[2:]) >= 8
     )
 
 
-def offloads(table: CostTable, whole: Entry, codec: str | None) -> Iterator[Entry]:
-    """Yield the baselines that send the input in another form than `whole`, the raw `@input` cut.
+def guessed(table: CostTable, codec: str | None) -> bool:
+    """Tell whether the size of a JPEG in the ranking is an estimate."""
+    given = input_codec(codec)
+    return bool(image_inputs(table)) and not (given and given[1])
 
-    `codec`: the text of `--input-codec`, which names a form even for inputs that are no images.
+
+def offloads(table: CostTable, entries: Iterable[Entry], codec: str | None) -> Iterator[Entry]:
+    """Yield the baselines that send the input in another form than the raw `@input` cut.
+
+    None where that cut is not among `entries`, or sends nothing. `codec`: the text of
+    `--input-codec`, which names a form even for inputs that are no images.
     """
     given = input_codec(codec)
-    named = given[0] if given else None
+    named, size = given or (None, None)
     images = image_inputs(table)
-    for name in ("u8", "jpeg"):
-        chosen = images or (table.graph.inputs if named == name else ())
-        if chosen and whole.cut.tensors:
-            size = given[1] if given and named == name else None
-            yield _resent(table, whole, name, chosen, size)
+    if named == "jpeg" and not images and size is None:
+        raise RequestError(
+            "no input looks like an image: how large its JPEG is must be given",
+            where=f"--input-codec {codec}",
+            hint="--input-codec jpeg:BYTES",
+        )
+    for whole in (e for e in entries if e.cut.kind == "input" and e.cut.tensors):
+        for name in ("u8", "jpeg"):
+            if chosen := images or (table.graph.inputs if named == name else ()):
+                yield _resent(table, whole, name, chosen, size if named == name else None)
 
 
 def _resent(
@@ -74,7 +87,9 @@ def _resent(
         else:
             sent += (size or jpeg_bytes(shape)) + record_bytes(len(shape))
     addends = {**whole.price.addends, "encode_s": 0.0, "uplink_s": sent * wire.up_s_per_byte}
-    return Entry(whole.cut, repriced(table, whole.price, sent, addends), emittable=False, codec=codec)
+    return Entry(
+        whole.cut, repriced(table, whole.price, sent, addends), emittable=False, codec=codec
+    )
 
 
 def repriced(table: CostTable, price: Price, sent: int, addends: dict[str, float]) -> Price:

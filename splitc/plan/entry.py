@@ -38,7 +38,11 @@ class Entry:
     def to_json(self) -> dict[str, Any]:
         """Return the entry P of the plan's JSON, without `head_nodes`."""
         price = {key: getattr(self.price, key) for key in self.price.__dataclass_fields__}
-        entry = {"kind": self.cut.kind, "tensors": list(self.cut.tensors), "emittable": self.emittable}
+        entry = {
+            "kind": self.cut.kind,
+            "tensors": list(self.cut.tensors),
+            "emittable": self.emittable,
+        }
         extra: dict[str, Any] = {} if self.codec is None else {"codec": self.codec}
         if self.breaks_group:
             extra["breaks_group"] = True
@@ -86,7 +90,9 @@ class Plan:
 
     def runner_up(self) -> Entry | None:
         """Return the best entry that is another cut than the chosen one."""
-        others = (e for e in self.ranked if e.emittable and e.cut.head_nodes != self.chosen.cut.head_nodes)
+        others = (
+            e for e in self.ranked if e.emittable and e.cut.head_nodes != self.chosen.cut.head_nodes
+        )
         return next(others, None)
 
     def why(self) -> str:

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from splitc.plan.network import INFINITE, Forced, Network, build, closure, contract
-from splitc.plan.problem import Bools, Indexed, Ints, Prices, Problem
+from splitc.plan.problem import Bools, Indexed, Prices, Problem
 
 METHOD = "minimum cut (dinic, exact in 59-bit integers)"
 

@@ -89,9 +89,7 @@ def closure(forced: Forced, indexed: Indexed, seeds: Bools) -> Bools:
     n = len(seeds)
     producer = indexed.producer[indexed.edge_tensor]
     inner = producer >= 0
-    rows = np.concatenate(
-        [forced.vertex[indexed.edge_reader[inner]], np.full(int(seeds.sum()), n)]
-    )
+    rows = np.concatenate([forced.vertex[indexed.edge_reader[inner]], np.full(int(seeds.sum()), n)])
     columns = np.concatenate([forced.vertex[producer[inner]], forced.vertex[seeds]])
     links = csr_array((np.ones(len(rows)), (rows, columns)), shape=(n + 1, n + 1))
     side = np.zeros(n + 1, dtype=bool)
@@ -113,8 +111,8 @@ def _check(forced: Forced, indexed: Indexed) -> None:
         alone[late] = True
         if closure(forced, indexed, alone)[at]:
             raise PlanError(
-                f"node {nodes[at].id!r} can run on the tail only, but {nodes[late].id!r}, which can "
-                "run on the head only, needs it or must stay with it",
+                f"node {nodes[at].id!r} can run on the tail only, but {nodes[late].id!r}, which "
+                "can run on the head only, needs it or must stay with it",
                 where=f"{nodes[at].op}, {nodes[late].op}",
             )
 

@@ -61,7 +61,7 @@ class Indexed:
 
     @staticmethod
     def of(graph: Graph) -> "Indexed":
-        """Number the nodes and tensors of `graph`; `ModelError` on a tensor nobody makes."""
+        """Return the numbering of `graph`; `ModelError` on a tensor that nobody makes."""
         place = {node.id: at for at, node in enumerate(graph.nodes)}
         rank = graph.rank
         made = [at for at, node in enumerate(graph.nodes) for _ in node.outputs]
@@ -71,7 +71,9 @@ class Indexed:
         try:
             tensors = np.fromiter(map(rank.__getitem__, names), np.int64, len(names))
         except KeyError as error:
-            raise ModelError(f"no node makes the tensor {error.args[0]!r}, which is read") from error
+            raise ModelError(
+                f"no node makes the tensor {error.args[0]!r}, which is read"
+            ) from error
         readers = np.repeat(np.arange(len(counts)), counts)
         order = np.argsort(tensors, kind="stable")
         outputs = dict.fromkeys(rank[name] for name in graph.outputs if name in rank)
@@ -122,6 +124,13 @@ class Prices:
             back=back,
             offload=float(_vector("offload", ["the tail"], {"the tail": problem.offload})[0]),
         )
+
+    def finite(self) -> "Prices":
+        """Return the prices with 0 where they are infinite (what they forbid must be kept so)."""
+        head, tail, send, back = (
+            np.where(np.isinf(t), 0.0, t) for t in (self.head, self.tail, self.send, self.back)
+        )
+        return Prices(head, tail, send, back, 0.0 if math.isinf(self.offload) else self.offload)
 
     def total(self, head: Bools, indexed: Indexed) -> float:
         """Sum the price of one head from the original prices, correctly rounded."""

@@ -1,0 +1,135 @@
+"""The search under memory limits against brute force; footprints against `splitc.cost.memory`."""
+
+import random
+from collections.abc import Iterator, Mapping
+from itertools import product
+
+import numpy as np
+import onnx.parser
+import onnx_ir as ir
+import pytest
+
+from splitc.cost.memory import Memory
+from splitc.errors import PlanError
+from splitc.graph import Graph, Node
+from splitc.model import Model
+from splitc.plan.flow import solve
+from splitc.plan.footprint import Footprint
+from splitc.plan.limits import METHOD, Limits, solve_limited
+from splitc.plan.problem import Indexed, Problem
+
+
+def random_graph(rng: random.Random, size: int) -> Graph:
+    """A DAG with fan-out, long edges, several outputs, dead outputs and shared weights."""
+    inputs = tuple(f"in{i}" for i in range(rng.randint(1, 2)))
+    tensors, nodes = list(inputs), []
+    for at in range(size):
+        near = tensors[-4:] if rng.random() < 0.7 else tensors
+        read = tuple(rng.sample(near, min(len(near), rng.randint(1, 3))))
+        made = tuple(f"n{at}.{i}" for i in range(rng.choice([1, 1, 2])))
+        weights = tuple(rng.sample(["w0", "w1", "w2", "w3"], rng.choice([0, 0, 1, 2])))
+        nodes.append(Node(made[0], "Op", read, made, weights))
+        tensors += made
+    unread = set(tensors) - {t for node in nodes for t in node.inputs} - set(inputs)
+    ends = [t for t in tensors if t in unread and rng.random() < 0.7]
+    return Graph(inputs, tuple(dict.fromkeys([*ends, tensors[-1]])), tuple(nodes))
+
+
+def random_case(rng: random.Random, size: int) -> tuple[Problem, Footprint]:
+    graph = random_graph(rng, size)
+    ids = [node.id for node in graph.nodes]
+    first = rng.randrange(size)
+    groups = (tuple(ids[first : first + 2]),) if size > 3 and rng.random() < 0.4 else ()
+    problem = Problem(
+        graph,
+        head={v: rng.uniform(0, 10) for v in ids},
+        tail={v: rng.uniform(0, rng.choice([1, 10])) for v in ids},
+        send={t: rng.uniform(0, 4) for t in graph.tensors},
+        back={t: rng.uniform(0, 3) for t in graph.outputs},
+        offload=rng.choice([0.0, 2.0]),
+        groups=tuple(g for g in groups if len(g) > 1),
+        only_head=frozenset(v for v in ids[:2] if rng.random() < 0.1),
+    )
+    sizes = np.array([float(rng.randint(0, 40)) for _ in graph.tensors])
+    return problem, Footprint(Indexed.of(graph), sizes, {f"w{i}": 7 * i + 1 for i in range(4)})
+
+
+def legal_heads(problem: Problem) -> Iterator[frozenset[str]]:
+    graph = problem.graph
+    for bits in product([False, True], repeat=len(graph.nodes)):
+        head = frozenset(n.id for n, kept in zip(graph.nodes, bits, strict=True) if kept)
+        closed = all(
+            graph.producer.get(t, v) in head for v in head for t in graph.by_id[v].inputs
+        )
+        whole = all(head.issuperset(g) or head.isdisjoint(g) for g in problem.groups)
+        if closed and whole and head >= problem.only_head:
+            yield head
+
+
+def cost(problem: Problem, head: frozenset[str]) -> float:
+    graph = problem.graph
+    tail = [node for node in graph.nodes if node.id not in head]
+    made = {t for node in tail for t in node.outputs}
+    return (
+        sum(problem.head[v] for v in head)
+        + sum(problem.tail[node.id] for node in tail)
+        + sum(problem.send[t] for t in graph.boundary(head))
+        + sum(problem.back[t] for t in graph.outputs if t in made)
+        + (problem.offload if tail else 0.0)
+    )
+
+
+def held(graph: Graph, side: frozenset[str], sizes: Mapping[str, int], bytes_of: Mapping[str, int]) -> int:
+    """Weights and peak of a side, written a second time: what is needed later, node by node."""
+    order = [node for node in graph.nodes if node.id in side]
+    made = {t for node in order for t in node.outputs}
+    away = {t for node in graph.nodes if node.id not in side for t in node.inputs}
+    kept = (away | set(graph.outputs)) & made
+
+    def alive(step: int) -> set[str]:
+        born = {t for node in order[: step + 1] for t in node.outputs}
+        later = {t for node in order[max(step, 0) :] for t in node.inputs}
+        now = set(order[step].outputs) if step >= 0 else set()
+        come_in = {t for node in order[max(step, 0) :] for t in node.inputs} - made
+        return now | (born & (later | kept)) | come_in
+
+    peak = max(
+        (sum(sizes[t] for t in alive(step)) for step in range(-1, len(order))), default=0
+    )
+    return peak + sum(bytes_of[w] for w in {w for node in order for w in node.weights})
+
+
+@pytest.mark.parametrize("seed", range(160))
+def test_equals_brute_force(seed: int) -> None:
+    rng = random.Random(seed)
+    problem, footprint = random_case(rng, rng.randint(2, 9))
+    graph = problem.graph
+    everything = frozenset(graph.by_id)
+    sizes = dict(zip(graph.tensors, footprint.sizes.astype(int).tolist(), strict=True))
+    weights = {f"w{i}": 7 * i + 1 for i in range(4)}
+    need = {
+        head: tuple(held(graph, side, sizes, weights) for side in (head, everything - head))
+        for head in legal_heads(problem)
+    }
+    free = solve(problem)
+    pick = need[free.head_nodes]
+    limits = Limits(
+        head=rng.choice([0, max(1, pick[0] - rng.randint(1, 30))]),
+        tail=rng.choice([0, max(1, pick[1] - rng.randint(1, 30))]),
+    )
+    fits = {
+        head: cost(problem, head)
+        for head, (here, there) in need.items()
+        if limits.hold(here, there)
+    }
+    if not fits:
+        with pytest.raises(PlanError, match="no cut fits the (device|server)"):
+            solve_limited(problem, footprint, limits, free)
+        return
+    answer = solve_limited(problem, footprint, limits, free)
+    assert answer.head_nodes in fits
+    assert answer.optimum == pytest.approx(min(fits.values()), rel=1e-9)
+    assert fits[answer.head_nodes] == pytest.approx(answer.optimum, rel=1e-12)
+    assert answer.bound <= answer.optimum
+    assert 0 <= answer.gap <= 1e-7 * max(1.0, answer.optimum)
+    assert answer.method == METHOD
