@@ -8,11 +8,12 @@ from ONNX's inference on a copy with fixed inputs; where inference leaves holes,
 import math
 from collections.abc import Mapping, Sequence, Set
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from splitc.errors import ModelError, RequestError, did_you_mean
+from splitc.inference import infer as infer
+from splitc.inference import inferred, light, types, violation
 from splitc.model import Fact, InputSpec, Model, dtype_name, dtype_of
 
 
@@ -126,18 +127,59 @@ def _check_open(model: Model, known: Set[str]) -> None:
 
 def facts(model: Model) -> dict[str, Fact]:
     """Return name → `Fact` for graph inputs, initializers and node outputs of the main graph."""
-    fixed = _at_sizes(model, bindings(model))
-    infer(fixed.ir)
+    bound = bindings(model)
+    proto = _proto_at(model, bound)
+    made, _ = inferred(proto)
+    seen = types((made or proto).graph)
     found: dict[str, Fact] = {}
     holes: list[str] = []
-    for name, value in fixed.values.items():
-        if value.type is not None and not isinstance(value.type, ir.TensorType):
+    for name, value in model.values.items():
+        kind = seen.get(name)
+        if not isinstance(value.type, ir.TensorType | None) or _is_other(kind):
             continue  # a sequence, map or optional
-        if (fact := _fact(value)) is None:
+        fact = _constant(value) or _typed(kind) or _mask(value, model.ir, found)
+        if fact is None:
             holes.append(name)
         else:
             found[name] = fact
-    return found | (_measured(fixed, holes, found) if holes else {})
+    return found | (_measured(_at_sizes(model, bound), holes, found) if holes else {})
+
+
+def _proto_at(model: Model, bound: Mapping[str, int]) -> onnx.ModelProto:
+    """Serialise the structure with concrete inputs; what it says of other tensors is left out."""
+    proto = light(model.ir)
+    del proto.graph.value_info[:]
+    for value in proto.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in bound:
+                dim.dim_value = bound[dim.dim_param]
+    for value in proto.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
+    return proto
+
+
+def _is_other(kind: onnx.TypeProto | None) -> bool:
+    """Tell whether an inferred type is none of a tensor."""
+    return kind is not None and kind.WhichOneof("value") not in (None, "tensor_type")
+
+
+def _constant(value: ir.Value) -> Fact | None:
+    tensor = value.const_value
+    if tensor is None or value.producer() is not None:
+        return None
+    return make_fact(tensor.dtype, tuple(int(d) for d in tensor.shape if isinstance(d, int)))
+
+
+def _typed(kind: onnx.TypeProto | None) -> Fact | None:
+    """Return the fact of an inferred type whose sizes are all numbers."""
+    if kind is None or not kind.tensor_type.HasField("shape") or not kind.tensor_type.elem_type:
+        return None
+    dims = kind.tensor_type.shape.dim
+    if not all(dim.HasField("dim_value") for dim in dims):
+        return None
+    dtype = ir.DataType(kind.tensor_type.elem_type)
+    return make_fact(dtype, tuple(dim.dim_value for dim in dims))
 
 
 def _at_sizes(model: Model, bound: Mapping[str, int]) -> Model:
@@ -162,14 +204,14 @@ def _forget_shapes(graph: ir.Graph) -> None:
             )
 
 
-def _fact(value: ir.Value) -> Fact | None:
-    tensor = value.const_value
-    if tensor is not None and value.producer() is None:
-        return make_fact(tensor.dtype, tuple(int(d) for d in tensor.shape if isinstance(d, int)))
-    if value.dtype is None or value.shape is None:
+def _mask(value: ir.Value, model: ir.Model, found: Mapping[str, Fact]) -> Fact | None:
+    """Describe Dropout's mask, which ONNX's inference leaves open before opset 12."""
+    node = value.producer()
+    if node is None or node.op_type != "Dropout" or node.inputs[0] is None:
         return None
-    sizes = tuple(dim for dim in value.shape if isinstance(dim, int))
-    return make_fact(value.dtype, sizes) if len(sizes) == len(value.shape) else None
+    data = found.get(str(node.inputs[0].name))
+    dtype = "bool" if model.opset_imports.get("", 1) >= 10 else data and data.dtype
+    return None if data is None else make_fact(dtype_of(str(dtype)), data.shape)
 
 
 def make_fact(dtype: ir.DataType, shape: tuple[int, ...]) -> Fact:
@@ -188,7 +230,8 @@ def _measured(fixed: Model, holes: Sequence[str], known: Mapping[str, Fact]) -> 
 
     wanted: dict[str, Fact] = {}
     for value in fixed.ir.graph.inputs:
-        if not isinstance(value.type, ir.TensorType) or (fact := _fact(value)) is None:
+        fact = known.get(str(value.name))
+        if fact is None:
             raise ModelError(
                 f"the shape of {holes[0]!r} needs a run, and input {value.name!r} cannot be drawn"
             )
@@ -203,10 +246,10 @@ def _measured(fixed: Model, holes: Sequence[str], known: Mapping[str, Fact]) -> 
     return result
 
 
-def open_outputs(model: Model) -> None:
+def open_outputs(model: Model) -> bool:
     """Give a rank and type to graph outputs that neither the file nor inference gives one.
 
-    They come from one run at batch 1: ONNX's checker asks for them.
+    They come from one run at batch 1: ONNX's checker asks for them. Returns whether any did.
     """
     holes = [
         str(value.name)
@@ -214,13 +257,15 @@ def open_outputs(model: Model) -> None:
         if value.type is None or (isinstance(value.type, ir.TensorType) and value.shape is None)
     ]
     if not holes:
-        return
-    fixed = _at_sizes(model, bindings(model))
-    infer(fixed.ir)
-    for name, fact in _measured(fixed, holes, {}).items():
+        return False
+    bound = bindings(model)
+    seen = types(_proto_at(model, bound).graph)
+    known = {name: fact for name, kind in seen.items() if (fact := _typed(kind)) is not None}
+    for name, fact in _measured(_at_sizes(model, bound), holes, known).items():
         value = next(v for v in model.ir.graph.outputs if v.name == name)
         value.type = ir.TensorType(dtype_of(fact.dtype))
         value.shape = ir.Shape([None] * len(fact.shape))
+    return True
 
 
 def loosely_inferred(model: Model, problem: str) -> None:
@@ -240,70 +285,12 @@ def loosely_inferred(model: Model, problem: str) -> None:
             ) from error
 
 
-_NOTHING = np.zeros((), np.float32)
-_LIGHT = 1024
-"""Initializers of more bytes than this are shown to inference as inputs: type and shape only."""
-
-
-def infer(model: ir.Model) -> str:
-    """Run ONNX's shape inference in place, weights set aside and constants propagated.
-
-    Returns "" or why strict inference fails; then what lenient inference finds is written. (The
-    pass of `onnx_ir` keeps a failure to itself, and makes tensors of sequences.)
-    """
-    proto = _light(model)
-    problem = ""
-    try:
-        made = onnx.shape_inference.infer_shapes(
-            proto, check_type=True, strict_mode=True, data_prop=True
-        )
-    except (ValueError, RuntimeError, onnx.shape_inference.InferenceError) as error:
-        problem = " ".join(str(error).split())[:400]
-        try:
-            made = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-        except (ValueError, RuntimeError, onnx.shape_inference.InferenceError):
-            return problem
-    _write(model, ir.from_proto(made))
-    return problem
-
-
-def _light(model: ir.Model) -> onnx.ModelProto:
-    """Serialise the structure: large initializers become inputs of their type and shape."""
-    aside: dict[ir.Value, ir.TensorProtocol] = {}
-    for value in model.graph.initializers.values():
-        if value.const_value is not None and value.const_value.nbytes > _LIGHT:
-            aside[value] = value.const_value
-            value.type = ir.TensorType(value.const_value.dtype)
-            value.shape = value.const_value.shape  # type: ignore[assignment]
-            value.const_value = ir.Tensor(_NOTHING)
-    try:
-        proto = ir.to_proto(model)
-    finally:
-        for value, tensor in aside.items():
-            value.const_value = tensor
-    names = {value.name for value in aside}
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name not in names]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
-    proto.graph.input.extend(ir.to_proto(value) for value in aside)
-    return proto
-
-
-def _write(model: ir.Model, inferred: ir.Model) -> None:
-    """Copy inferred types and shapes to the values of the same names, bodies included."""
-    for graph, other in zip(model.graphs(), inferred.graphs(), strict=True):
-        found = ir.convenience.create_value_mapping(other)
-        for name, value in ir.convenience.create_value_mapping(graph).items():
-            if value.const_value is None and (seen := found.get(name)) is not None:
-                value.type = seen.type or value.type
-                value.shape = value.shape if seen.shape is None else seen.shape
-
-
 def check(model: Model) -> None:
     """Raise `ModelError` unless ONNX's checker accepts the model."""
-    try:
-        onnx.checker.check_model(_light(model.ir))
-    except (onnx.checker.ValidationError, ValueError, RuntimeError, UnicodeError) as error:
-        cause = error.__cause__ or error
-        text = str(cause).strip().split("\n\n")[0]
-        raise ModelError(f"not a valid ONNX model: {text[:600]}", where=model.source) from error
+    check_proto(light(model.ir), model.source)
+
+
+def check_proto(proto: onnx.ModelProto, source: str) -> None:
+    """Raise `ModelError` unless ONNX's checker accepts the serialised model."""
+    if problem := violation(proto):
+        raise ModelError(f"not a valid ONNX model: {problem}", where=source)

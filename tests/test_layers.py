@@ -10,7 +10,7 @@ LAYERS = [
     ("errors",),
     ("units", "graph", "contract", "plugins"),
     ("wire", "manifest", "closure"),
-    ("model", "shapes", "execute", "feeds", "tables"),  # one room: a model's facts may need one run of it
+    ("model", "shapes", "execute", "feeds", "tables", "inference"),  # one room: a model's facts may need one run of it
     ("ingest", "macs", "scenario", "names"),
     ("cost", "pipeline", "backend", "selftest"),
     ("cuts", "runtime", "request"),

@@ -13,10 +13,11 @@ from onnx_ir.passes.common import (
 )
 
 from splitc.errors import ModelError
+from splitc.inference import inferred, light, write
 from splitc.ingest.checks import KNOWN_DOMAINS
 from splitc.ingest.quiet import quiet
 from splitc.model import Model, bodies
-from splitc.shapes import apply_specs, infer, loosely_inferred, name_dims, open_outputs
+from splitc.shapes import apply_specs, check_proto, loosely_inferred, name_dims, open_outputs
 
 _OLDEST_IR, _NEWEST_IR = 8, 13
 """ir_versions that splitc keeps: initializers need not be inputs; onnxruntime 1.31 reads it."""
@@ -45,8 +46,7 @@ def normalise(model: Model) -> tuple[str, ...]:
     _sorted(raw, model.source)
     name_dims(raw)
     notes += apply_specs(raw, model.specs)
-    notes += _listed_once(raw.graph) + infer_or_run(model)
-    model.check()
+    notes += _listed_once(raw.graph) + _inferred(model)
     return notes
 
 
@@ -59,12 +59,17 @@ def _versions(raw: ir.Model) -> tuple[str, ...]:
     return (f"ir_version {had} is read as {_NEWEST_IR}, the newest that onnxruntime reads",)
 
 
-def infer_or_run(model: Model) -> tuple[str, ...]:
-    """Infer every size; where inference contradicts the file, onnxruntime has the last word."""
-    problem = infer(model.ir)
+def _inferred(model: Model) -> tuple[str, ...]:
+    """Infer every size and check; onnxruntime has the last word on what inference refuses."""
+    made, problem = inferred(light(model.ir))
+    if made is not None:
+        write(model.ir, made)
     if problem:
         loosely_inferred(model, problem)
-    open_outputs(model)
+    if open_outputs(model) or problem or made is None:
+        model.check()
+    else:
+        check_proto(made, model.source)
     if not problem:
         return ()
     return (f"ONNX's shape inference does not follow this graph ({problem}); onnxruntime does",)
