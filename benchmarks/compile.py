@@ -7,7 +7,8 @@ path to path and opens one onnxruntime session on the result. Both run in turn, 
 figures are medians. Targets: time at most 2.5 x that + the self-test's inferences (four samples
 through the whole and through the halves) + 2 s; memory at most 2.5 x the weights + 2 x the peak
 activations + 300 MB. Memory is the largest sum of resident bytes over the process and its
-children, sampled, and never less than the kernel's own high-water mark of the process.
+children, sampled every 20 ms, and at least the kernel's own high-water mark of the process. (Not
+`ru_maxrss`: a child inherits that from the process that started it.)
 
 `--without-torch` hides an installed torch from both sides: onnxsim imports it when it is there.
 `--large` compiles a model of that size with external data; it needs three times that on the disk.
@@ -75,10 +76,19 @@ def resident(session: int) -> int:
     return total
 
 
-def watch(session: int, peak: list[int], over: threading.Event) -> None:
-    """Sample until `over`."""
+def high_water(process: int) -> int:
+    """Return the kernel's own peak of a process since its exec, 0 when it has ended."""
+    try:
+        lines = Path("/proc", str(process), "status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def watch(leader: int, peak: list[int], over: threading.Event) -> None:
+    """Sample until `over`; the leader's session is what it and its children run in."""
     while not over.wait(0.02):
-        peak.append(max(peak.pop(), resident(session)))
+        peak.append(max(peak.pop(), resident(leader), high_water(leader)))
 
 
 def run(command: Sequence[str | Path], env: dict[str, str]) -> Run:
@@ -91,15 +101,14 @@ def run(command: Sequence[str | Path], env: dict[str, str]) -> Run:
         peak, over = [0], threading.Event()
         watcher = threading.Thread(target=watch, args=(process.pid, peak, over))
         watcher.start()
-        _, status, usage = os.wait4(process.pid, 0)
+        process.wait()
         seconds = time.perf_counter() - begin
-        process.returncode = os.waitstatus_to_exitcode(status)
         over.set()
         watcher.join()
         if process.returncode:
             said.seek(0)
             sys.exit(f"{command}: exit {process.returncode}\n{said.read()[-2000:]}")
-    return Run(seconds, max(peak[0], usage.ru_maxrss * 1024))
+    return Run(seconds, peak[0])
 
 
 def environment(folder: Path, hide_torch: bool) -> dict[str, str]:

@@ -63,8 +63,8 @@ def _finished(model: Model, raw: ir.Model) -> Model:
 def _onnxsim(model: Model) -> ir.Model:
     if model.weight_bytes() > _LIMIT:
         raise ModelError("weights above 2 GiB are left to the backend's own optimizer")
-    import onnxsim
-
+    with _hidden("torch"):
+        import onnxsim
     with tempfile.TemporaryDirectory(prefix="splitc-") as folder:
         source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
         model.save(source)
@@ -85,6 +85,22 @@ def _onnxscript(model: Model) -> ir.Model:
     copy = model.clone()
     optimizer.optimize_ir(copy.ir)
     return copy.ir
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Import what follows as if `name` were not installed, unless it is loaded already.
+
+    onnxsim imports torch where it can: seconds and 200 MB that simplifying never uses.
+    """
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 @contextmanager
