@@ -9,7 +9,8 @@ One multiply-accumulate is two operations; a node without MACs counts `_OPS` ope
 A fitted predictor is additive (a·operations + b·bytes + c per group, by family), as measured.
 
 A family may have variants, which a table that does not know them prices as the family itself:
-`conv/1x1`, `gemm/vector` (each weight is used once), and with `/int8` behind it, 8-bit arithmetic.
+`conv/1x1`, `gemm/vector` (each weight is used once), `gemm/stream` (and they fit no cache), and
+8-bit arithmetic as `/int8`.
 """
 
 import math
@@ -33,6 +34,9 @@ _PARTS = frozenset(("Gather", "GatherElements", "GatherND", "Slice"))
 
 _FREE = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"))
 """Views: they move no bytes, only the overhead of a dispatch remains."""
+
+_STREAM = 8 * 2**20
+"""Bytes of a matrix that no longer stays in a cache from one run to the next."""
 
 CALL = "call"
 """The row of a predictor that is paid once for each run of a side, whatever it holds."""
@@ -98,7 +102,7 @@ def _variant(model: Model, node: Node, family: str, dtype: str) -> str:
     if family == "conv" and len(shapes) == 2 and math.prod(shapes[1][2:]) == 1:
         return "/1x1"
     if family == "gemm" and len(shapes) == 2 and math.prod(shapes[0][:-1]) == 1:
-        return "/vector"
+        return "/stream" if math.prod(shapes[1]) * 4 > _STREAM else "/vector"
     return ""
 
 
