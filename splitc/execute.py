@@ -1,7 +1,7 @@
 """Run a model in onnxruntime for our own purposes: shapes, comparison, sample tensors.
 
-Large weights travel through a temporary file that onnxruntime maps, never through a second copy
-in memory.
+Large weights never take a second copy in memory: onnxruntime maps them where they lie, or from a
+temporary file.
 """
 
 import re
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 _INLINE_BELOW = 16 * 2**20
+_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def session(
@@ -32,21 +33,38 @@ def session(
 ) -> "InferenceSession":
     """Open an onnxruntime session on the CPU; `outputs` become graph outputs too."""
     wanted = model.with_outputs(outputs) if outputs else model
-    if model.weight_bytes() < _INLINE_BELOW:
-        return _open(ir.to_proto(wanted.ir).SerializeToString(), model.source, threads, optimize)
+    inline, folders = _where_weights_lie(wanted.ir)
+    if inline < _INLINE_BELOW and len(folders) <= 1:
+        source = ir.to_proto(wanted.ir).SerializeToString()
+        return _open(source, model.source, threads, optimize, *folders)
     with tempfile.TemporaryDirectory(prefix="splitc-") as folder:
         path = Path(folder) / "model.onnx"
         ir.save(wanted.ir, path, external_data="model.data")
         return _open(str(path), model.source, threads, optimize)
 
 
-def _open(source: bytes | str, name: str, threads: int, optimize: bool) -> "InferenceSession":
+def _where_weights_lie(model: ir.Model) -> tuple[int, set[str]]:
+    """Return (bytes of weights in memory, folders of those that lie in files)."""
+    tensors = [
+        v.const_value for v in model.graph.initializers.values() if v.const_value is not None
+    ]
+    files = [t for t in tensors if isinstance(t, ir.ExternalTensor)]
+    inline = sum(t.nbytes for t in tensors if not isinstance(t, ir.ExternalTensor))
+    return inline, {str(tensor.base_dir) for tensor in files}
+
+
+def _open(
+    source: bytes | str, name: str, threads: int, optimize: bool, folder: str = ""
+) -> "InferenceSession":
+    """`folder`: where external data lies that `source` (bytes) refers to."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    if folder:
+        options.add_session_config_entry(_FOLDER, folder)
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

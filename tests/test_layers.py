@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = [
     ("errors",),
-    ("units", "graph", "contract", "plugins"),
+    ("units", "graph", "contract", "plugins", "quiet"),
     ("wire", "manifest", "closure"),
     ("model", "shapes", "execute", "feeds", "tables", "inference"),  # one room: a model's facts may need one run of it
     ("ingest", "macs", "scenario", "names"),

@@ -17,8 +17,8 @@ from typing import Any
 import onnx_ir as ir
 
 from splitc.errors import ModelError, did_you_mean
-from splitc.ingest.quiet import quiet
 from splitc.ingest.torch_export import failures, reason, require_torch, to_onnx
+from splitc.quiet import quiet
 
 _SHAPE = "a factory returns (torch.nn.Module, tuple or dict of example inputs)"
 

@@ -15,7 +15,7 @@ from onnx_ir.passes.common import (
 from splitc.errors import ModelError
 from splitc.inference import inferred, light, write
 from splitc.ingest.checks import KNOWN_DOMAINS
-from splitc.ingest.quiet import quiet
+from splitc.ingest.guard import malformed
 from splitc.model import Model, bodies
 from splitc.shapes import apply_specs, check_proto, loosely_inferred, name_dims, open_outputs
 
@@ -30,24 +30,25 @@ def normalise(model: Model) -> tuple[str, ...]:
     """
     raw = model.ir
     notes = _versions(raw)
-    try:
-        with quiet():
-            if raw.functions:
-                InlinePass()(raw)
-            RemoveInitializersFromInputsPass()(raw)
-            ClearMetadataAndDocStringPass()(raw)
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"malformed graph: {error.__cause__ or error}", where=model.source
-        ) from error
-    raw.metadata_props.clear()
-    _fill_names(raw.graph)
+    with malformed(model.source):
+        _one_form(raw)
     _domains(raw.graph)
     _sorted(raw, model.source)
     name_dims(raw)
     notes += apply_specs(raw, model.specs)
-    notes += _listed_once(raw.graph) + _inferred(model)
+    with malformed(model.source):
+        notes += _listed_once(raw.graph) + _inferred(model)
     return notes
+
+
+def _one_form(raw: ir.Model) -> None:
+    """Inline functions; drop what says nothing about the computation; name what has no name."""
+    if raw.functions:
+        InlinePass()(raw)
+    RemoveInitializersFromInputsPass()(raw)
+    ClearMetadataAndDocStringPass()(raw)
+    raw.metadata_props.clear()
+    _fill_names(raw.graph)
 
 
 def _versions(raw: ir.Model) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from splitc.errors import ModelError
 from splitc.ingest.checks import check_payload, check_structure, tensor_bytes, tensors
-from splitc.ingest.quiet import quiet
+from splitc.ingest.guard import malformed
 
 _AGAIN = "copy or export it again; splitc reads .onnx, .pt2 and pkg.mod:factory"
 
@@ -73,16 +73,10 @@ def _bounded(size: int, limit: int, where: str) -> None:
 
 
 def _deserialise(proto: onnx.ModelProto, path: Path) -> ir.Model:
-    try:
-        with quiet():
-            model = ir.from_proto(proto)
-            ir.external_data.set_base_dir(model.graph, path.resolve().parent)
-    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, AssertionError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise ModelError(f"malformed graph: {str(cause)[:400]}", where=path.name) from error
-    return model
+    with malformed(path.name):
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, path.resolve().parent)
+        return model
 
 
 def _weight(tensor: onnx.TensorProto, path: Path) -> int:

@@ -17,9 +17,9 @@ from typing import IO, Any
 import onnx_ir as ir
 
 from splitc.errors import ModelError
-from splitc.ingest.quiet import quiet
 from splitc.ingest.torch_export import require_torch, to_onnx
 from splitc.ingest.wall import clean_program
+from splitc.quiet import quiet
 
 _PROGRAM = "models/model.json"
 _CONFIGS = {

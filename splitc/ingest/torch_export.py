@@ -6,7 +6,7 @@ from typing import Any
 import onnx_ir as ir
 
 from splitc.errors import ModelError
-from splitc.ingest.quiet import quiet
+from splitc.quiet import quiet
 
 
 def require_torch(where: str) -> None:
