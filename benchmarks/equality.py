@@ -29,7 +29,7 @@ from splitc.feeds import draw_inputs
 from splitc.manifest import Source
 from splitc.model import Model
 from splitc.split import Split, split
-from splitc.verify import relative_error
+from splitc.comparison import relative_error
 from splitc.wire import frame
 
 TOLERANCE = 1e-5

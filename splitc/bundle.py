@@ -56,7 +56,7 @@ class Parts:
     `model`: the whole model after passes, which the self-test records. `source`: file name and
     fingerprint of the model as loaded. `plan`: the chosen entry, `certificate` the plan's. `tiers`:
     device names of head and tail. `artifacts`: side → what backends made of it. `request`: the
-    resolved options, without absolute paths. `codec`: of the wire.
+    resolved options, without absolute paths. `codec`: of the wire. `exact`: no pass was lossy.
     """
 
     model: Model
@@ -69,6 +69,7 @@ class Parts:
     codec: str = "raw"
     tiers: tuple[str, str] = ("device", "server")
     artifacts: Mapping[str, Sequence["Artifact"]] = field(default_factory=dict)
+    exact: bool = True
 
 
 @dataclass
@@ -155,7 +156,7 @@ def _fill(folder: Path, parts: Parts) -> Manifest:
         source=parts.source,
         inputs=tuple(_interface(tensor) for tensor in parts.model.inputs),
         outputs=tuple(_interface(tensor) for tensor in parts.model.outputs),
-        passes=Passes(text=parts.passes, notes=parts.model.notes),
+        passes=Passes(text=parts.passes, exact=parts.exact, notes=parts.model.notes),
         request=_plain(parts.request),
         segments=segments,
         head_nodes=tuple(sorted(parts.split.head_nodes)),

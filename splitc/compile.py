@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splitc import backend, bundle
+from splitc import backend, bundle, native, pipeline
 from splitc.backend import Artifact, Target
 from splitc.bundle import Parts
 from splitc.errors import BackendError
@@ -16,7 +16,7 @@ from splitc.request import Request
 from splitc.scenario import Device, Scenario
 from splitc.split import Split, split
 from splitc.stages import Progress, opened, planned
-from splitc.verify import Report, verify
+from splitc.verify import Report, verify, with_checks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Compiled:
             **self.report.to_json(),
             "ok": self.ok,
             "bundle": self.bundle,
-            "plan": self.plan.to_json()["chosen"],
+            "plan": self.plan.chosen.to_json(),
         }
 
 
@@ -60,15 +60,18 @@ def compile_bundle(
         source=Source(model=loaded.source, fingerprint=loaded.fingerprint()),
         passes=request.passes,
         request=recorded(request),
-        plan=plan.to_json()["chosen"],
+        plan=plan.chosen.to_json(),
         certificate=plan.certificate.to_json(),
         codec=request.wire,
         tiers=(scenario.head.name, scenario.tail.name),
         artifacts=_artifacts(halves, scenario, request),
+        exact=all(step.exact for step in pipeline.parse(request.passes)),
     )
     with bundle.stage(output, parts) as staged:
         progress("verify", "head, wire, tail against the whole")
         report = verify(staged.folder, model=loaded)
+        made = tuple(native.check(staged.folder, staged.manifest, parts.artifacts))
+        report = with_checks(report, made)
         if report.ok:
             progress("write", str(output))
             staged.publish(report.records())

@@ -56,9 +56,13 @@ class Source(_Record, frozen=True):
 
 
 class Passes(_Record, frozen=True):
-    """The pipeline as text, and the lines that loading and running it had for the user."""
+    """The pipeline as text, and the lines that loading and running it had for the user.
+
+    `exact`: no pass of it may change what the model computes.
+    """
 
     text: str
+    exact: bool = True
     notes: tuple[str, ...] = ()
 
 

@@ -7,17 +7,16 @@ report is `ok` when no check failed; one in which no output could prove anything
 says so in its notes, because a model with constant outputs can be compiled.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from splitc import manifest as manifests
 from splitc import runtime, selftest
+from splitc.comparison import Check, compare
 from splitc.errors import RequestError, VerifyError, WireError, did_you_mean
 from splitc.manifest import CheckRecord, Manifest
 from splitc.selftest import Sample
@@ -35,24 +34,6 @@ TOLERANCES: Mapping[str, float] = {
 """Largest relative error by kind: what runs the halves, and how precise its floats are. TensorRT
 computes fp32 in TF32. Integers and booleans are compared exactly."""
 
-Status = Literal["pass", "fail", "not-run"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One claim and what became of it. An error that is infinite or NaN is None; see `detail`."""
-
-    name: str
-    status: Status
-    worst_error: float | None = None
-    tolerance: float | None = None
-    detail: str = ""
-
-    def record(self) -> CheckRecord:
-        """Return the check as the manifest keeps it, its error rounded up to one digit."""
-        worst = None if self.worst_error is None else round_up(self.worst_error)
-        return CheckRecord(**{**asdict(self), "worst_error": worst})
-
 
 @dataclass(frozen=True)
 class Report:
@@ -66,7 +47,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
-        checks = [asdict(check) for check in self.checks]
+        checks = [check.to_json() for check in self.checks]
         return {"ok": self.ok, "bundle": self.bundle, "plan": dict(self.plan), "checks": checks}
 
     def records(self) -> tuple[CheckRecord, ...]:
@@ -79,63 +60,6 @@ def kind(model: "Model") -> str:
     half = ("float16", "bfloat16", "float8")
     narrow = any(fact.dtype.startswith(half) for fact in model.facts.values())
     return "fp16" if narrow else "onnxruntime-fp32"
-
-
-def round_up(error: float) -> float:
-    """Return `error` rounded up to one significant digit: 3.2e-7 is 4e-07."""
-    if not error or not math.isfinite(error):
-        return error
-    place = math.floor(math.log10(abs(error)))
-    rounded = float(f"{error:.0e}")
-    return rounded if rounded >= error else float(f"{rounded + 10.0**place:.0e}")
-
-
-def relative_error(got: NDArray[Any], want: NDArray[Any]) -> float:
-    """Return max|got−want| / max|want|; 0 if both are 0, infinite where one side alone is NaN.
-
-    Infinities must stand in the same places with the same sign. Integers and booleans: 0 if
-    equal, else infinite. Another shape or type is infinitely wrong.
-    """
-    if got.shape != want.shape or got.dtype != want.dtype:
-        return math.inf
-    if got.dtype.kind in "biuSUO":
-        return 0.0 if np.array_equal(got, want) else math.inf
-    if got.dtype.kind == "V":  # ml_dtypes
-        got, want = got.astype(np.float32), want.astype(np.float32)
-    wide = np.complex128 if got.dtype.kind == "c" else np.float64
-    a, b = got.astype(wide), want.astype(wide)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    if not np.all(same | (np.isfinite(a) & np.isfinite(b))):
-        return math.inf
-    if np.all(same):
-        return 0.0
-    scale = np.max(np.abs(b), where=np.isfinite(b), initial=0.0)
-    difference = np.max(np.abs(np.where(same, 0, a) - np.where(same, 0, b)))
-    return float(difference / scale) if scale else math.inf
-
-
-def compare(
-    name: str,
-    got: Sequence[NDArray[Any]],
-    want: Sequence[NDArray[Any]],
-    *,
-    tolerance: float,
-) -> Check:
-    """Compare a tensor, sample by sample; the check's error is the worst sample's."""
-    if len(got) != len(want):
-        return Check(name, "fail", None, tolerance, f"{len(got)} samples, expected {len(want)}")
-    if not want:
-        return Check(name, "not-run", None, tolerance, "there are no samples")
-    errors = [relative_error(a, b) for a, b in zip(got, want, strict=True)]
-    worst = max(errors)
-    shown = worst if math.isfinite(worst) else None
-    if worst > tolerance:
-        place = errors.index(worst)
-        return Check(name, "fail", shown, tolerance, _why(got[place], want[place], place))
-    if len(want) > 1 and all(_equal(one, want[0]) for one in want):
-        reason = "equal for all inputs, which proves nothing"
-        return Check(name, "not-run", shown, tolerance, reason)
-    return Check(name, "pass", shown, tolerance)
 
 
 def verify(
@@ -167,27 +91,48 @@ def verify(
         )
     gone = {*away, *(s for s in manifests.SIDES if side and s != side)}
     checks = [Check("digests", "pass", detail=f"{len(read.files)} files"), _contract(read)]
+    first = ""
     if checks[-1].status == "pass":
-        checks += _Selftest(folder, read).checks(gone)
+        test = _Selftest(folder, read)
+        checks += test.checks(gone)
         if model is not None:
-            checks += _against(folder, read, model, Path(data) if data else None, gone)
-    return _report(bundle, read, checks)
+            checks += _against(test, model, Path(data) if data else None, gone)
+            first = test.first(model) if _failed(checks) and not gone else ""
+    return _report(bundle, read, checks, first)
 
 
-def _report(bundle: str | Path, read: Manifest, checks: Sequence[Check]) -> Report:
+def _failed(checks: Sequence[Check]) -> list[Check]:
+    return [check for check in checks if check.status == "fail"]
+
+
+def _report(bundle: str | Path, read: Manifest, checks: Sequence[Check], first: str) -> Report:
     """Sum up; every failed check also says which tensor was the first to diverge."""
-    failed = [check for check in checks if check.status == "fail"]
+    failed = _failed(checks)
     notes: list[str] = []
-    if failed:
-        first = f"first diverging tensor: {failed[0].name}"
+    if first := first or next((check.tensor for check in failed if check.tensor), ""):
+        first = f"first diverging tensor: {first!r}"
         notes.append(first)
         checks = [
             replace(check, detail=f"{check.detail}; {first}") if check in failed else check
             for check in checks
         ]
-    elif not any(check.status == "pass" and "output" in check.name for check in checks):
+    if not failed and not any(
+        check.status == "pass" and "output" in check.name for check in checks
+    ):
         notes.append("no output proves anything here: see the checks that are not-run")
     return Report(not failed, str(bundle), read.plan, tuple(checks), tuple(notes))
+
+
+def with_checks(report: Report, more: Sequence[Check]) -> Report:
+    """Return the report with more checks, and `ok` only if none of them failed."""
+    failed = _failed(more)
+    notes = tuple(f"{check.name} fails: {check.detail}" for check in failed)
+    return replace(
+        report,
+        ok=report.ok and not failed,
+        checks=(*report.checks, *more),
+        notes=(*report.notes, *notes),
+    )
 
 
 def _contract(read: Manifest) -> Check:
@@ -223,6 +168,7 @@ class _Selftest:
         self._inputs = selftest.read(folder / test.inputs, test.samples, given)
         self._boundary = selftest.read(folder / test.boundary, test.samples, crossing)
         self._outputs = selftest.read(folder / test.outputs, test.samples, wanted)
+        self._got: list[dict[str, NDArray[Any]]] = []
 
     def checks(self, gone: set[str]) -> Iterator[Check]:
         """Check what is here: the head alone, the tail alone, and both over the wire."""
@@ -233,6 +179,7 @@ class _Selftest:
             yield Check("head", "not-run", detail="head/ is not looked at here")
         else:
             frames, outputs, boundary = _run_head(self._folder, self._inputs)
+            self._got = [{**a, **b} for a, b in zip(boundary, outputs, strict=True)]
             yield from self._compared("boundary", boundary, self._boundary)
             yield from self._compared("output", outputs, self._outputs, early)
         yield self._wire()
@@ -245,11 +192,24 @@ class _Selftest:
                 frame.pack([sample[t.name] for t in contract.tensors], contract, index)
                 for index, sample in enumerate(self._boundary)
             ]
-        yield from self._compared("output", _run_tail(self._folder, frames), self._outputs, late)
+        answers = _run_tail(self._folder, frames) if late else [{} for _ in frames]
+        self._got = [{**a, **b} for a, b in zip(self._got, answers, strict=False)]
+        yield from self._compared("output", answers, self._outputs, late)
 
-    def against(self, model: "Model") -> Iterator[Check]:
-        """Compare both halves with `model` on the recorded inputs."""
-        yield from _whole(self._folder, self._read, model, self._inputs)
+    def against(self, model: "Model", data: Path | None) -> Iterator[Check]:
+        """Compare what both halves gave with `model`, on the recorded inputs or on `data`."""
+        if data is None:
+            return _whole(self._read, model, self._inputs, self._got)
+        inputs = selftest.samples(data, self._read.inputs)
+        return _whole(self._read, model, inputs, _run_both(self._folder, inputs))
+
+    def first(self, model: "Model") -> str:
+        """Name the first tensor within the halves that is not the model's, on the first sample."""
+        from splitc.divergence import first_divergence
+
+        if not self._read.passes.exact:
+            return ""
+        return first_divergence(self._folder, self._read, model, self._inputs[0], self._tolerance)
 
     def _compared(
         self,
@@ -298,46 +258,64 @@ def _run_tail(folder: Path, frames: Sequence[bytes]) -> list[Sample]:
     return [tail(packed) for packed in frames]
 
 
-def _against(
-    folder: Path, read: Manifest, model: "Model", data: Path | None, gone: set[str]
-) -> list[Check]:
+def _run_both(folder: Path, inputs: Sequence[Sample]) -> list[Sample]:
+    """Return what crosses and all outputs of both halves, for each sample."""
+    frames, early, held = _run_head(folder, inputs)
+    late = _run_tail(folder, frames)
+    return [{**h, **e, **t} for h, e, t in zip(held, early, late, strict=True)]
+
+
+def _against(test: _Selftest, model: "Model", data: Path | None, gone: set[str]) -> Iterable[Check]:
     if gone:
         detail = f"needs both sides; {', '.join(sorted(gone))} is not looked at here"
         return [Check("model", "not-run", detail=detail)]
-    if data is None:
-        return list(_Selftest(folder, read).against(model))
-    return list(_whole(folder, read, model, selftest.samples(data, read.inputs)))
+    return test.against(model, data)
 
 
 def _whole(
-    folder: Path, read: Manifest, model: "Model", inputs: Sequence[Sample]
+    read: Manifest, model: "Model", inputs: Sequence[Sample], got: Sequence[Sample]
 ) -> Iterator[Check]:
     """Compare outputs with the model's own; where one diverges, the boundary before it too."""
     from splitc.execute import run, session
 
-    known = [tensor.name for tensor in model.inputs]
-    if lacking := sorted({t.name for t in read.inputs} ^ set(known)):
-        detail = f"input {lacking[0]!r} is of one of them only"
-        yield Check("model", "fail", detail=f"the bundle is of another model: {detail}")
+    if problem := _another(read, model):
+        yield Check("model", "fail", detail=f"the bundle is of another model: {problem}")
         return
     outputs = [tensor.name for tensor in read.outputs]
-    if missing := [name for name in outputs if name not in {t.name for t in model.outputs}]:
-        hint = did_you_mean(missing[0], [t.name for t in model.outputs])
-        yield Check("model", "fail", detail=f"the model has no output {missing[0]!r}; {hint}")
-        return
-    frames, early, held = _run_head(folder, inputs)
-    late = _run_tail(folder, frames) if read.contract.gives else [{} for _ in frames]
-    got = [{**h, **e, **t} for h, e, t in zip(held, early, late, strict=True)]
     opened = session(model)
     want = [run(opened, sample, outputs, model.source) for sample in inputs]
+    del opened
     tolerance = TOLERANCES[read.selftest.kind]
     checks = list(_each("model output", outputs, got, want, tolerance))
-    if any(check.status == "fail" for check in checks):  # where does it begin?
+    if not read.passes.exact:
+        yield from map(_measured, checks)
+        return
+    if _failed(checks):  # where does it begin?
         boundary = [t.name for t in read.contract.tensors if t.name in model.graph.producer]
         opened = session(model, outputs=boundary)
         want = [run(opened, sample, boundary, model.source) for sample in inputs]
         yield from _each("model boundary", boundary, got, want, tolerance)
     yield from checks
+
+
+def _another(read: Manifest, model: "Model") -> str:
+    """Say why the model cannot be the one that was compiled; '' if its interface is the same."""
+    for what, mine, theirs in (
+        ("input", read.inputs, model.inputs),
+        ("output", read.outputs, model.outputs),
+    ):
+        names, others = [t.name for t in mine], [t.name for t in theirs]
+        if lacking := sorted({*names} ^ {*others}):
+            return (
+                f"{what} {lacking[0]!r} is of one of them only; {did_you_mean(lacking[0], others)}"
+            )
+    return ""
+
+
+def _measured(check: Check) -> Check:
+    """Report a lossy pass's distance from the original: nobody said how much is too much."""
+    reason = "the passes are lossy and no accuracy gate was asked for: measured, not judged"
+    return replace(check, status="not-run", tolerance=None, detail=reason)
 
 
 def _each(
@@ -349,19 +327,5 @@ def _each(
 ) -> Iterator[Check]:
     for name in names:
         pair = [sample[name] for sample in got], [sample[name] for sample in want]
-        yield compare(f"{what} {name}", *pair, tolerance=tolerance)
-
-
-def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    return one.shape == other.shape and one.tobytes() == other.tobytes()
-
-
-def _why(got: NDArray[Any], want: NDArray[Any], sample: int) -> str:
-    """Say in words what is wrong with a tensor that diverges."""
-    if got.shape != want.shape:
-        return f"sample {sample}: shape {list(got.shape)}, expected {list(want.shape)}"
-    if got.dtype != want.dtype:
-        return f"sample {sample}: {got.dtype.name}, expected {want.dtype.name}"
-    if got.dtype.kind in "fc" and np.any(np.isnan(got) != np.isnan(want)):
-        return f"sample {sample}: NaN on one side"
-    return f"sample {sample}: {np.count_nonzero(got != want)} of {got.size} elements differ"
+        made = compare(f"{what} {name}", *pair, tolerance=tolerance)
+        yield replace(made, tensor=name)

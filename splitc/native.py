@@ -1,0 +1,63 @@
+"""What backends compiled, compared with the recorded self-test before a bundle is written.
+
+Compiled artifacts are native code: only `compile` runs its own, right after making them. A
+backend that runs the portable form has nothing here, the halves themselves are checked.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from splitc import backend, selftest
+from splitc.backend import Artifact
+from splitc.comparison import Check, compare
+from splitc.manifest import Manifest, Segment
+from splitc.selftest import Sample
+from splitc.verify import TOLERANCES
+
+
+def check(
+    folder: Path, read: Manifest, artifacts: Mapping[str, Sequence[Artifact]]
+) -> Iterator[Check]:
+    """Yield a check for each output of each artifact that has files; `not-run` says why not."""
+    samples = _samples(folder, read)
+    for side, made in artifacts.items():
+        segment = read.segment(side)
+        for artifact in made:
+            if artifact.files:
+                yield from _one(folder, segment, artifact, samples, read.selftest.kind)
+
+
+def tolerance(name: str, kind: str) -> float:
+    """Return what is right for a backend; one that the table does not know is held to TVM's."""
+    if kind == "fp16":
+        return TOLERANCES[kind]
+    known = {key.removesuffix("-fp32"): value for key, value in TOLERANCES.items()}
+    return next((v for k, v in known.items() if name.startswith(k)), TOLERANCES["tvm-fp32"])
+
+
+def _one(
+    folder: Path, segment: Segment, artifact: Artifact, samples: Sequence[Sample], kind: str
+) -> Iterator[Check]:
+    label = f"{segment.name} {artifact.backend}"
+    maker = backend.get(artifact.backend)
+    if why := maker.runs_here(artifact):
+        yield Check(label, "not-run", detail=why)
+        return
+    path = folder / str(segment.model)
+    session = maker.load(artifact.at(path, folder / segment.name / artifact.target.name))
+    got = [session({name: sample[name] for name in segment.needs}) for sample in samples]
+    for name in segment.gives:
+        pair = [out[name] for out in got], [sample[name] for sample in samples]
+        yield compare(f"{label} {name}", *pair, tolerance=tolerance(artifact.backend, kind))
+
+
+def _samples(folder: Path, read: Manifest) -> list[Sample]:
+    """Return inputs, boundary and outputs of each recorded sample, in one mapping."""
+    test, count = read.selftest, read.selftest.samples
+    parts = (
+        (test.inputs, {t.name: t.dtype for t in read.inputs}),
+        (test.boundary, {t.name: t.dtype for t in read.contract.tensors}),
+        (test.outputs, {t.name: t.dtype for t in read.outputs}),
+    )
+    columns = [selftest.read(folder / path, count, dtypes) for path, dtypes in parts]
+    return [{**a, **b, **c} for a, b, c in zip(*columns, strict=True)]
