@@ -3,16 +3,16 @@
 import random
 from collections.abc import Iterator, Mapping
 from itertools import product
+from pathlib import Path
 
 import numpy as np
-import onnx.parser
-import onnx_ir as ir
+import onnx
 import pytest
 
+from splitc import load
 from splitc.cost.memory import Memory
 from splitc.errors import PlanError
 from splitc.graph import Graph, Node
-from splitc.model import Model
 from splitc.plan.flow import solve
 from splitc.plan.footprint import Footprint
 from splitc.plan.limits import METHOD, Limits, solve_limited
@@ -58,9 +58,7 @@ def legal_heads(problem: Problem) -> Iterator[frozenset[str]]:
     graph = problem.graph
     for bits in product([False, True], repeat=len(graph.nodes)):
         head = frozenset(n.id for n, kept in zip(graph.nodes, bits, strict=True) if kept)
-        closed = all(
-            graph.producer.get(t, v) in head for v in head for t in graph.by_id[v].inputs
-        )
+        closed = all(graph.producer.get(t, v) in head for v in head for t in graph.by_id[v].inputs)
         whole = all(head.issuperset(g) or head.isdisjoint(g) for g in problem.groups)
         if closed and whole and head >= problem.only_head:
             yield head
@@ -79,7 +77,9 @@ def cost(problem: Problem, head: frozenset[str]) -> float:
     )
 
 
-def held(graph: Graph, side: frozenset[str], sizes: Mapping[str, int], bytes_of: Mapping[str, int]) -> int:
+def held(
+    graph: Graph, side: frozenset[str], sizes: Mapping[str, int], bytes_of: Mapping[str, int]
+) -> int:
     """Weights and peak of a side, written a second time: what is needed later, node by node."""
     order = [node for node in graph.nodes if node.id in side]
     made = {t for node in order for t in node.outputs}
@@ -93,9 +93,7 @@ def held(graph: Graph, side: frozenset[str], sizes: Mapping[str, int], bytes_of:
         come_in = {t for node in order[max(step, 0) :] for t in node.inputs} - made
         return now | (born & (later | kept)) | come_in
 
-    peak = max(
-        (sum(sizes[t] for t in alive(step)) for step in range(-1, len(order))), default=0
-    )
+    peak = max((sum(sizes[t] for t in alive(step)) for step in range(-1, len(order))), default=0)
     return peak + sum(bytes_of[w] for w in {w for node in order for w in node.weights})
 
 
@@ -123,7 +121,7 @@ def test_equals_brute_force(seed: int) -> None:
         if limits.hold(here, there)
     }
     if not fits:
-        with pytest.raises(PlanError, match="no cut fits the (device|server)"):
+        with pytest.raises(PlanError, match=r"no cut fits the (device|server)"):
             solve_limited(problem, footprint, limits, free)
         return
     answer = solve_limited(problem, footprint, limits, free)
@@ -133,3 +131,55 @@ def test_equals_brute_force(seed: int) -> None:
     assert answer.bound <= answer.optimum
     assert 0 <= answer.gap <= 1e-7 * max(1.0, answer.optimum)
     assert answer.method == METHOD
+
+
+def test_the_limits_of_the_cases_bind() -> None:
+    """The cases above are no easy ones: the free optimum is over the limit in all with one."""
+    rng = random.Random(5)
+    problem, footprint = random_case(rng, 9)
+    free = solve(problem)
+    head = footprint.indexed.mask(free.head_nodes)
+    limits = Limits(tail=footprint.total(~head) - 1)
+    answer = solve_limited(problem, footprint, limits, free)
+    assert answer.optimum > free.optimum
+    assert answer.bound >= free.bound
+
+
+def test_footprint_is_what_the_price_list_says(tmp_path: Path) -> None:
+    """Concat grows its outputs, so that sizes differ; weights are shared, some by constants."""
+    rng = random.Random(1)
+    for case in range(25):
+        graph = random_graph(rng, rng.randint(1, 9))
+        path = tmp_path / f"{case}.onnx"
+        onnx.save(concatenated(graph), path)
+        model = load(path)
+        memory = Memory(model)
+        sizes = np.array([float(memory.sizes[t]) for t in model.graph.tensors])
+        footprint = Footprint(Indexed.of(model.graph), sizes, memory.weight_bytes)
+        for _ in range(20):
+            side = np.array([rng.random() < 0.5 for _ in model.graph.nodes])
+            names = {n.id for n, here in zip(model.graph.nodes, side, strict=True) if here}
+            assert footprint.peak(side) == memory.peak(names)
+            assert footprint.weights(side) == memory.weights(names)
+
+
+def concatenated(graph: Graph) -> onnx.ModelProto:
+    """The graph as a model of Concat (one output) and Split (two)."""
+    helper = onnx.helper
+    nodes = [helper.make_node("Neg", ["w0"], ["k"])]
+    for node in graph.nodes:
+        weights = [{"w3": "k"}.get(w, w) for w in node.weights]
+        whole = node.outputs[0] if len(node.outputs) == 1 else f"{node.outputs[0]}.whole"
+        nodes.append(helper.make_node("Concat", [*node.inputs, *weights], [whole], axis=0))
+        if len(node.outputs) == 2:
+            nodes.append(
+                helper.make_node("Split", [whole], list(node.outputs), num_outputs=2, axis=0)
+            )
+    body = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, 1, [4]) for name in graph.inputs],
+        [helper.make_tensor_value_info(name, 1, [None]) for name in graph.outputs],
+        [helper.make_tensor(f"w{i}", 1, [2 * i + 2], [0.0] * (2 * i + 2)) for i in range(3)],
+    )
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -60,7 +60,7 @@ class Memory:
         last = np.full(len(self._size), -1, dtype=np.int64)
         if len(readers):
             last[at.read[0]] = np.maximum.reduceat(np.where(here, readers, -1), at.read[1])
-        made = (at.producer >= 0) & side[at.producer]
+        made = at.made(side)
         leaves = at.output.copy()
         leaves[tensors[~here]] = True
         last[made] = np.maximum(last[made], at.producer[made])

@@ -54,10 +54,14 @@ class Numbered:
         """(nodes,): true for those in the set."""
         return np.fromiter(map(nodes.__contains__, self.place), bool, len(self.place))
 
+    def made(self, side: Bools) -> Bools:
+        """(tensors,): whether a node of this side makes it."""
+        return np.append(side, False)[self.producer]
+
     def crossing(self, head: Bools) -> list[str]:
         """Return what the tail reads and does not make, graph inputs included, in `rank` order."""
         tensors, readers = self.edges
         wanted = np.zeros(len(self.producer), dtype=bool)
         wanted[tensors[~head[readers]]] = True
-        made = (self.producer < 0) | head[self.producer]
+        made = (self.producer < 0) | self.made(head)
         return [self.graph.tensors[at] for at in np.flatnonzero(wanted & made).tolist()]

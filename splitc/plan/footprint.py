@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from splitc.cost.memory import weights_of
 from splitc.graph import Graph
 from splitc.plan.problem import Bools, Floats, Indexed, Ints
 
@@ -43,7 +44,7 @@ class Footprint:
         inside = side[at.edge_reader]
         last = np.full(len(self.sizes), -1, dtype=np.int64)
         np.maximum.at(last, at.edge_tensor[inside], at.edge_reader[inside])
-        made = (at.producer >= 0) & side[at.producer]
+        made = at.made(side)
         leaves = self.output.copy()
         leaves[at.edge_tensor[~inside]] = True
         last[made] = np.maximum(last[made], at.producer[made])
@@ -57,18 +58,11 @@ class Footprint:
 
 def _holdings(graph: Graph, weight_bytes: Mapping[str, int]) -> tuple[Ints, Ints, Ints]:
     """Return pairs (weight, node that holds it) and the bytes of each weight."""
-    made = {tensor: node for node in graph.constants for tensor in node.outputs}
     place = {name: at for at, name in enumerate(weight_bytes)}
     weight: list[int] = []
     holder: list[int] = []
-    for at, node in enumerate(graph.nodes):
-        waiting, held = list(node.weights), set[str]()
-        while waiting:
-            name = waiting.pop()
-            if name not in held:
-                held.add(name)
-                waiting += made[name].weights if name in made else ()
-        found = [place[name] for name in held if name in place]
+    for at, names in enumerate(weights_of(graph)):
+        found = [place[name] for name in names if name in place]
         weight += found
         holder += [at] * len(found)
     sizes = np.fromiter(weight_bytes.values(), np.int64, len(weight_bytes))

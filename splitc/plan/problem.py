@@ -88,11 +88,15 @@ class Indexed:
         found[[self.place[name] for name in nodes]] = True
         return found
 
+    def made(self, side: Bools) -> Bools:
+        """Return which tensors a side's nodes make, as a vector over tensors."""
+        return np.append(side, False)[self.producer]
+
     def crossing(self, head: Bools) -> Bools:
         """Return which tensors the tail reads and does not make, as a vector over tensors."""
         wanted = np.zeros(len(self.producer), dtype=bool)
         wanted[self.edge_tensor[~head[self.edge_reader]]] = True
-        return wanted & ((self.producer < 0) | head[self.producer])
+        return wanted & ((self.producer < 0) | self.made(head))
 
     def returning(self, head: Bools) -> Ints:
         """Return the graph outputs (places in `graph.tensors`) that the tail makes."""
