@@ -57,17 +57,23 @@ def violation(proto: onnx.ModelProto) -> str:
 
 def light(model: ir.Model) -> onnx.ModelProto:
     """Serialise the structure: large initializers become inputs of their type and shape."""
-    aside: dict[ir.Value, ir.TensorProtocol] = {}
+    replaced: dict[ir.Value, ir.TensorProtocol] = {}
+    aside: list[ir.Value] = []
     for value in model.graph.initializers.values():
-        if value.const_value is not None and value.const_value.nbytes > _LIGHT:
-            aside[value] = value.const_value
-            value.type = ir.TensorType(value.const_value.dtype)
-            value.shape = value.const_value.shape  # type: ignore[assignment]
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > _LIGHT:
+            replaced[value] = tensor
+            aside.append(value)
+            value.type = ir.TensorType(tensor.dtype)
+            value.shape = tensor.shape  # type: ignore[assignment]
             value.const_value = ir.Tensor(_NOTHING)
+        elif isinstance(tensor, ir.ExternalTensor):
+            replaced[value] = tensor
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype)
     try:
         proto = ir.to_proto(model)
     finally:
-        for value, tensor in aside.items():
+        for value, tensor in replaced.items():
             value.const_value = tensor
     names = {value.name for value in aside}
     if names:

@@ -192,8 +192,14 @@ class Model:
 
         The same model gives the same bytes. A tensor that lies in another file is copied.
         """
-        external = self.weight_bytes() > EXTERNAL_ABOVE
-        ir.save(self.ir, path, external_data=f"{path.name}.data" if external else None)
+        if self.weight_bytes() > EXTERNAL_ABOVE:
+            ir.save(self.ir, path, external_data=f"{path.name}.data")
+            return
+        copy = self.ir.clone()
+        for value in copy.graph.initializers.values():
+            if isinstance(tensor := value.const_value, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+        ir.save(copy, path)
 
     def with_outputs(
         self, names: Iterable[str], facts: Mapping[str, Fact] | None = None

@@ -48,7 +48,35 @@ def _one_form(raw: ir.Model) -> None:
     RemoveInitializersFromInputsPass()(raw)
     ClearMetadataAndDocStringPass()(raw)
     raw.metadata_props.clear()
+    for graph in raw.graphs():
+        _clear_values(graph)
+    _bring_in(raw.graph)
     _fill_names(raw.graph)
+
+
+def _clear_values(graph: ir.Graph) -> None:
+    """Drop what exporters write beside tensors: traces, paths, module names."""
+    made = (out for node in graph for out in node.outputs)
+    for value in (*graph.inputs, *graph.initializers.values(), *graph.outputs, *made):
+        value.metadata_props.clear()
+        value.doc_string = None
+
+
+def _bring_in(graph: ir.Graph, top: bool = True) -> None:
+    """Read external tensors in where ONNX's checker does not look for them: attributes, bodies."""
+    for node in graph:
+        for name, attribute in node.attributes.items():
+            if isinstance(attribute.value, ir.ExternalTensor):
+                node.attributes[name] = ir.AttrTensor(name, _read(attribute.value))
+        for body in bodies(node):
+            _bring_in(body, top=False)
+    for value in () if top else graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = _read(value.const_value)
+
+
+def _read(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _versions(raw: ir.Model) -> tuple[str, ...]:
