@@ -10,11 +10,11 @@ A fitted predictor is additive (a·operations + b·bytes + c per group, by famil
 
 A family may have variants, which a table that does not know them prices as the family itself:
 `conv/1x1`, `gemm/vector` (each weight is used once), `gemm/stream` (and they fit no cache), and
-8-bit arithmetic as `/int8`.
+8-bit arithmetic as `/int8`; `layout/view` moves no bytes.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,6 +28,11 @@ Value = TypeVar("Value")
 _OPS = {"Softmax": 5, "LogSoftmax": 6, "LayerNormalization": 8, "Erf": 8, "Exp": 8, "Tanh": 8}
 _OPS |= {"Sigmoid": 8, "Gelu": 12, "LRN": 8, "Pow": 8, "Swish": 9, "Mish": 16, "TopK": 10, "Pad": 4}
 """Operations an element, where it is not one: the length of the usual polynomial forms."""
+
+_ABSORBED = frozenset(("Add", "BatchNormalization", "Clip", "LeakyRelu", "PRelu", "Relu"))
+"""They cost nothing behind a kernel of `_KERNELS` which does them on its way out."""
+
+_KERNELS = frozenset(("conv", "depthwise", "grouped", "gemm"))
 
 _PARTS = frozenset(("Gather", "GatherElements", "GatherND", "Slice"))
 """They read of their first input what they write, not all of it."""
@@ -46,12 +51,17 @@ _ANCHORS = ("recurrent", "conv", "gemm", "grouped", "depthwise", "control", "red
 
 @dataclass(frozen=True)
 class Work:
-    """What one node does: `ops` operations of a family on a dtype, and the tensors it touches."""
+    """What one node does: `ops` operations of a family on a dtype, and the tensors it touches.
+
+    `view`: it moves no bytes. `absorbed`: it costs no operations behind a matrix kernel. `known`:
+    some family knows its operator.
+    """
 
     family: str
     dtype: str
     ops: float
     view: bool
+    absorbed: bool
     known: bool
     reads: tuple[str, ...]
     writes: tuple[str, ...]
@@ -72,10 +82,11 @@ def _work(model: Model, node: Node, count: int, source: Mapping[str, str]) -> Wo
     dtypes = (facts[source.get(t, t)].dtype for t in reads if source.get(t, t) in facts)
     dtype = _arithmetic(dtypes)
     return Work(
-        family=family + (_variant(model, node, family, dtype) if count else ""),
+        family=family + _variant(model, node, family, dtype),
         dtype=dtype,
-        ops=2.0 * count or float(size * _OPS.get(node.op, 1)),
+        ops=2.0 * count or float(size * _OPS.get(node.op, 1)) * _window(model, node, size),
         view=node.op in _FREE,
+        absorbed=node.op in _ABSORBED,
         known=family != "other",
         reads=tuple(source.get(t, t) if t in node.weights else t for t in reads),
         writes=node.outputs,
@@ -95,7 +106,9 @@ def _before_dequantize(model: Model) -> dict[str, str]:
 
 def _variant(model: Model, node: Node, family: str, dtype: str) -> str:
     """Tell 8-bit kernels, 1×1 convolutions and matrix times vector from the rest of a family."""
-    if dtype == "int8":
+    if node.op in _FREE:
+        return "/view"
+    if family in _KERNELS and dtype == "int8":
         return "/int8"
     names = [str(v.name) for v in model.nodes[node.id].inputs[:2] if v is not None]
     shapes = [model.facts[name].shape for name in names if name in model.facts]
@@ -104,6 +117,15 @@ def _variant(model: Model, node: Node, family: str, dtype: str) -> str:
     if family == "gemm" and len(shapes) == 2 and math.prod(shapes[0][:-1]) == 1:
         return "/stream" if math.prod(shapes[1]) * 4 > _STREAM else "/vector"
     return ""
+
+
+def _window(model: Model, node: Node, size: int) -> float:
+    """Return operations of a pooling window per element of `size`; 1 for all other nodes."""
+    attributes = model.nodes[node.id].attributes
+    if not node.op.endswith("Pool") or "kernel_shape" not in attributes:
+        return 1.0
+    window = math.prod(attributes["kernel_shape"].as_ints())
+    return model.facts[node.outputs[0]].elements * window / size
 
 
 def _arithmetic(dtypes: Iterable[str]) -> str:
@@ -123,6 +145,12 @@ def family_of(parts: Iterable[Work]) -> str:
     """Return a group's family, that of its heaviest node: a Conv with a Relu is a Conv."""
     families = {base(part.family): part.family for part in parts}
     return families[next((name for name in _ANCHORS if name in families), min(families))]
+
+
+def counted(parts: Sequence[Work]) -> list[Work]:
+    """Return the parts of a group whose operations cost time: no views, nothing absorbed."""
+    kernel = any(base(part.family) in _KERNELS for part in parts)
+    return [part for part in parts if not (part.view or (kernel and part.absorbed))]
 
 
 def traffic(
@@ -163,8 +191,7 @@ def seconds_of(
             return _predicted(device, parts, moved) + call
         compute = sum(
             part.ops / (_peak(device, part.dtype) * look_up(device.efficiency, part.family))
-            for part in parts
-            if not part.view
+            for part in counted(parts)
         )
         return (
             max(compute, moved / (device.memory_bandwidth_gb_s * 1e9)) + device.overhead_us * 1e-6
@@ -186,7 +213,4 @@ def _predicted(device: Device, parts: list[Work], moved: int) -> float:
     """Sum the fitted costs of the nodes by family, with the group's bytes and dispatch once."""
     _, per_byte, per_group = look_up(device.predictor, family_of(parts))
     total = per_byte * moved + per_group
-    for part in parts:
-        if not part.view:
-            total += look_up(device.predictor, part.family)[0] * part.ops
-    return total
+    return total + sum(look_up(device.predictor, p.family)[0] * p.ops for p in counted(parts))

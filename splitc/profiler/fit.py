@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitc.cost.groups import groups
-from splitc.cost.roofline import CALL, base, family_of, traffic, works
+from splitc.cost.roofline import CALL, base, counted, family_of, traffic, works
 from splitc.model import Model
 
 Row = tuple[float, float, float]
@@ -56,9 +56,8 @@ def features(model: Model) -> dict[str, Row]:
         own = found[family_of(parts)]
         own[1] += traffic(model.graph, group, work, size)
         own[2] += 1
-        for part in parts:
-            if not part.view:
-                found["gemm" if base(part.family) == "control" else part.family][0] += part.ops
+        for part in counted(parts):
+            found["gemm" if base(part.family) == "control" else part.family][0] += part.ops
     return {family: (row[0], row[1], row[2]) for family, row in found.items()}
 
 

@@ -222,6 +222,19 @@ def _small_kinds() -> Iterator[Model]:
         for name, step in _SMALL.items():
             yield _chain(f"{name}-{side}", (1, 32, side, side), step, 4)
 
+    for side, depth in ((40, 3), (8, 2)):
+        yield _chain(f"halve-{side}", (1, 32, side, side), _halve, depth)
+    yield _chain("views", (1, 32, 8, 8), _view, 6)
+
+
+def _halve(net: Net, x: ir.Value) -> ir.Value:
+    return net.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+
+
+def _view(net: Net, x: ir.Value) -> ir.Value:
+    flat = net.op("Flatten", net.op("Relu", x))
+    return net.op("Reshape", net.op("Relu", flat), net.constant(np.array([1, 32, 8, 8])))
+
 
 def _pool(kind: str) -> Step:
     return lambda net, x: net.op(kind, x, kernel_shape=[3, 3], pads=[1] * 4)
