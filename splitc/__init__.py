@@ -19,14 +19,18 @@ _WHERE = {
     "compile": "splitc.api",
     "optimize": "splitc.api",
     "verify": "splitc.api",
+    "check": "splitc.api",
+    "finish": "splitc.api",
     "open_head": "splitc.runtime",
     "open_tail": "splitc.runtime",
 }
 __all__ = ["__version__", *_WHERE]  # noqa: PLE0604
 
 if TYPE_CHECKING:
+    from splitc.api import check as check
     from splitc.api import compile as compile
     from splitc.api import cuts as cuts
+    from splitc.api import finish as finish
     from splitc.api import inspect as inspect
     from splitc.api import optimize as optimize
     from splitc.api import plan as plan

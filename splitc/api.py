@@ -21,8 +21,10 @@ from splitc.request import Request
 from splitc.stages import Progress, opened, pins, planned, quiet
 
 if TYPE_CHECKING:
+    from splitc.check import Checked
     from splitc.compile import Compiled
     from splitc.cuts import CutList
+    from splitc.finish import Finish
     from splitc.inspection import Inspection
     from splitc.plan import Plan
     from splitc.verify import Report
@@ -117,6 +119,31 @@ def compile(
     from splitc.compile import compile_bundle
 
     return compile_bundle(model, _request(options), Path(output), progress, max_size)
+
+
+def check(
+    model: str | Path | Model,
+    *,
+    backend: str,
+    device: str | Path | None = None,
+    passes: str | None = None,
+    inputs: Sequence[str | InputSpec] = (),
+    max_size: int = DEFAULT_MAX_SIZE,
+) -> "Checked":
+    """Say which nodes a backend refuses, and why; for the limits of `device`, if it is given."""
+    from splitc.backend import Target
+    from splitc.check import check as ask
+    from splitc.scenario import device as profile
+
+    target = None if device is None else Target.of(profile(device))
+    return ask(_after(opened(model, inputs, max_size), passes or ""), backend, target)
+
+
+def finish(bundle: str | Path) -> "Finish":
+    """On the target: build the engines that the bundle has recipes for, and test them."""
+    from splitc.finish import finish as build
+
+    return build(Path(bundle))
 
 
 def verify(

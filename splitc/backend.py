@@ -8,7 +8,7 @@ group ``splitc.backends``. Nothing is imported until a backend is asked for.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from splitc.scenario import Device
 
 GROUP = "splitc.backends"
-BUILT_IN = {"onnxruntime": "splitc.backends.onnxruntime:OnnxRuntime"}
+BUILT_IN = {
+    "onnxruntime": "splitc.backends.onnxruntime:OnnxRuntime",
+    "tensorrt": "splitc.backends.tensorrt.backend:TensorRT",
+    "tensorrt-rtx": "splitc.backends.tensorrt.rtx:TensorRTRTX",
+}
+INSTALL = {
+    "tensorrt-rtx": "pip install 'splitc[tensorrt-rtx]'",
+}
+"""Built-in backend → the command that installs what it needs beyond the core."""
 
 Feeds = Mapping[str, NDArray[Any]]
 """Tensor name → array, as the segment's interface names them."""
@@ -68,8 +76,8 @@ class Artifact:
     `files`: relative name → bytes, to be written under ``<side>/<target>/``; empty when the
     backend runs the portable form, which every bundle holds anyway. `facts`: what the manifest
     records beside them, such as compiler and version, triple or capability, runtime needed,
-    threads, peak memory; the same for the same segment. `folder` and `model` are None until the artifact has a place: the folder with `files`, and the portable form (its path, or
-    its bytes).
+    threads, peak memory; the same for the same segment. `folder` and `model` are None until the
+    artifact has a place: the folder with `files`, and the portable form (its path, or its bytes).
     """
 
     backend: str
@@ -107,6 +115,28 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class Finisher(Protocol):
+    """A backend whose artifact is a recipe: the target builds the rest (`splitc finish`)."""
+
+    def ready(self, artifact: Artifact) -> Mapping[str, str | int]:
+        """Return what would build it here, for which GPU; `BackendError` where it does not fit."""
+        ...
+
+    def finish(self, artifact: Artifact) -> Mapping[str, bytes]:
+        """Build on this machine: file name → bytes, to lie beside the artifact's own files."""
+        ...
+
+
+@runtime_checkable
+class Examiner(Protocol):
+    """A backend that can ask its real compiler before anything is planned (`splitc check`)."""
+
+    def examine(self, segment: "Model", target: Target) -> tuple[Refusals, tuple[str, ...]]:
+        """Return what `supports` and the compiler refuse, and lines saying who was asked."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Available:
     """One line of `splitc backends`."""
@@ -119,7 +149,8 @@ class Available:
 
 def get(name: str) -> Backend:
     """Return the backend called `name`; `BackendError` if unknown or something it needs is not."""
-    made = plugins.load(GROUP, name, BUILT_IN, error=BackendError)
+    install = INSTALL.get(name, "")
+    made = plugins.load(GROUP, name, BUILT_IN, error=BackendError, install=install)
     return cast("Callable[[], Backend]", made)()
 
 

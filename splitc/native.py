@@ -19,36 +19,41 @@ def check(
     folder: Path, read: Manifest, artifacts: Mapping[str, Sequence[Artifact]]
 ) -> Iterator[Check]:
     """Yield a check for each output of each artifact that has files; `not-run` says why not."""
-    samples = _samples(folder, read)
     for side, made in artifacts.items():
-        segment = read.segment(side)
         for artifact in made:
             if artifact.files:
-                yield from _one(folder, segment, artifact, samples, read.selftest.kind)
+                place = folder / side / artifact.target.name
+                placed = artifact.at(folder / str(read.segment(side).model), place)
+                yield from one(folder, read.segment(side), placed, read)
 
 
-def tolerance(name: str, kind: str) -> float:
-    """Return what is right for a backend; one that the table does not know is held to TVM's."""
-    if kind == "fp16":
-        return TOLERANCES[kind]
+def tolerance(artifact: Artifact, kind: str) -> float:
+    """Return what is right for an artifact: of the kind that its facts name as ``selftest``.
+
+    Otherwise that of its backend; one that the table does not know is held to TVM's.
+    """
+    own = str(artifact.facts.get("selftest", kind))
+    if kind == "fp16" or own in TOLERANCES:
+        return TOLERANCES[own if own in TOLERANCES else kind]
     known = {key.removesuffix("-fp32"): value for key, value in TOLERANCES.items()}
+    name = artifact.backend
     return next((v for k, v in known.items() if name.startswith(k)), TOLERANCES["tvm-fp32"])
 
 
-def _one(
-    folder: Path, segment: Segment, artifact: Artifact, samples: Sequence[Sample], kind: str
-) -> Iterator[Check]:
+def one(folder: Path, segment: Segment, artifact: Artifact, read: Manifest) -> Iterator[Check]:
+    """Yield a check for each output of an artifact that has a place; `not-run` says why not."""
     label = f"{segment.name} {artifact.backend}"
     maker = backend.get(artifact.backend)
     if why := maker.runs_here(artifact):
         yield Check(label, "not-run", detail=why)
         return
-    path = folder / str(segment.model)
-    session = maker.load(artifact.at(path, folder / segment.name / artifact.target.name))
+    samples = _samples(folder, read)
+    session = maker.load(artifact)
     got = [session({name: sample[name] for name in segment.needs}) for sample in samples]
+    right = tolerance(artifact, read.selftest.kind)
     for name in segment.gives:
         pair = [out[name] for out in got], [sample[name] for sample in samples]
-        yield compare(f"{label} {name}", *pair, tolerance=tolerance(artifact.backend, kind))
+        yield compare(f"{label} {name}", *pair, tolerance=right)
 
 
 def _samples(folder: Path, read: Manifest) -> list[Sample]:

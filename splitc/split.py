@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from splitc.cuts import Cut
 from splitc.errors import ModelError
-from splitc.model import Fact, Model, TensorInfo, captures, dtype_of, identity, info
+from splitc.model import Fact, InputSpec, Model, TensorInfo, captures, dtype_of, identity, info
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ def split(model: Model, cut: Cut) -> Split:
     head = tuple(node.id for node in graph.nodes if node.id in cut.head_nodes)
     tail = tuple(node.id for node in graph.nodes if node.id not in cut.head_nodes)
     here = {t for name in tail for t in graph.by_id[name].outputs}
+    if not head:  # constants stand where a side is
+        here |= set(graph.outputs) - set(graph.producer) - set(graph.inputs)
     ends = {True: [], False: []}  # type: dict[bool, list[str]]
     for name in graph.outputs:
         ends[name in here].append(name)
@@ -78,7 +80,9 @@ def _shape(model: Model, value: ir.Value, fact: Fact) -> tuple[int | str, ...]:
 
 def _lost(model: Model, axis: int, size: int) -> int | str:
     batches = {t.shape[0] for t in model.inputs if t.shape and isinstance(t.shape[0], str)}
-    whole = {model.facts[t.name].shape[0] for t in model.inputs if t.shape and t.shape[0] in batches}
+    whole = {
+        model.facts[t.name].shape[0] for t in model.inputs if t.shape and t.shape[0] in batches
+    }
     return str(next(iter(batches))) if axis == 0 and len(batches) == 1 and whole == {size} else size
 
 
@@ -104,7 +108,20 @@ def _segment(model: Model, nodes: Iterable[str], inputs: list[str], outputs: lis
     for name in outputs:
         _type_output(model, values[name])
     specs = {k: v for k, v in model.specs.items() if k in inputs}
+    specs |= {name: spec for name in fresh if (spec := _spec(model, _typed(model, name)))}
     return replace(Model(copy.ir, model.source, specs), cuttable=model.cuttable)
+
+
+def _spec(model: Model, tensor: TensorInfo) -> InputSpec | None:
+    """Give a tensor that becomes an input the sizes that `--input` gave its symbols, if any."""
+    sizes: dict[int | str, tuple[int, int, int]] = {}
+    for entry in model.inputs:
+        if entry.name in model.specs:
+            sizes |= zip(entry.shape, model.specs[entry.name].dims, strict=True)
+    if not any(isinstance(dim, str) and dim in sizes for dim in tensor.shape):
+        return None
+    dims = (sizes.get(d, (1, 1, 1)) if isinstance(d, str) else (d, d, d) for d in tensor.shape)
+    return InputSpec(tensor.name, tuple(dims))
 
 
 def _with_constants(model: Model, nodes: set[str]) -> set[str]:

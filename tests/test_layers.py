@@ -16,7 +16,7 @@ LAYERS = [
     ("cuts", "runtime", "request"),
     ("split", "plan", "verify", "serve", "inspection", "profiler"),
     ("bundle", "stages", "native"),
-    ("compile",),
+    ("compile", "check", "finish"),
     ("api",),
     ("cli",),
     ("__main__",),

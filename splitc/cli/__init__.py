@@ -26,6 +26,8 @@ COMMANDS = {
     "serve": ("splitc.cli.bundles:serve", "The tail behind a socket."),
     "devices": ("splitc.cli.lists:devices", "Device and server profiles, with their sources."),
     "links": ("splitc.cli.lists:links", "Link profiles, with their sources."),
+    "check": ("splitc.cli.finish:check", "Which nodes a backend refuses, and why."),
+    "finish": ("splitc.cli.finish:finish", "On the target: build engines from their recipes."),
     "backends": ("splitc.cli.lists:backends", "Backends, or why one cannot be used here."),
     "passes": ("splitc.cli.lists:passes", "Passes and their options."),
     "profile": ("splitc.cli.lists:profile", "Measure this machine into a device profile."),
