@@ -212,6 +212,7 @@ def test_one_side_alone(tmp_path: Path, side: str, delete: bool) -> None:
     report = verify(folder, side=side)
     found = {check.name: check.status for check in report.checks}
     assert report.ok
+    assert not report.notes
     assert found[other] == "not-run"
     assert (found.get("output a"), found.get("output y")) == (
         ("pass", None) if side == "head" else (None, "pass")

@@ -1,0 +1,447 @@
+"""`splitc compile` end to end: what it writes, when it refuses, the same bytes each time."""
+
+import filecmp
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import splitc
+from splitc import manifest as manifests
+from splitc.cli import main
+from splitc.runtime import run
+
+SCENARIO = ("--head", "raspberry-pi-4", "--tail", "nvidia-a100", "--link", "wifi")
+P = {"kind", "tensors", "emittable", "wire_bytes", "return_bytes", "latency_s", "energy_j"} | {
+    f"{side}_{what}_bytes" for side in ("head", "tail") for what in ("weight", "peak")
+}
+ADDENDS = {"head_s", "encode_s", "uplink_s", "rtt_s", "decode_s", "tail_s", "downlink_s"}
+TEXT = '<ir_version: 10, opset_import: ["": 21]>\n'
+
+CHAIN = """net (float[N,8] x) => (float[N,2] y)
+<float[8,4] a, float[4,2] b> { h = MatMul(x, a)  r = Relu(h)  z = MatMul(r, b)  y = Tanh(z) }"""
+PAIR = """net (float[2,3] x, int64[2] i, float[2,3] m) => (float[2,3] y, float[2,3] e, int64[2] s)
+<float[5,3] t> { g = Gather(t, i)  h = Add(g, x)  e = Sigmoid(h)  k = Mul(h, m)  y = Softplus(k)
+  s = Shape(x) }"""
+BRANCH = """net (float[1,3] x, float[1,3] z) => (float[1,3] y)
+{ o = Sigmoid(x)  m = ReduceSum <keepdims = 0> (z)  zero = Constant <value = float {0.0}> ()
+  c = Greater(m, zero)
+  b = If (c) <then_branch = t () => (float[1,3] p) { p = Neg(o) },
+              else_branch = f () => (float[1,3] q) { q = Exp(o) }>
+  y = Mul(b, o) }"""
+
+
+def write(folder: Path, text: str, name: str = "net.onnx") -> Path:
+    """Write a model whose float weights, declared without values, are seeded normal."""
+    rng = np.random.default_rng(0)
+    found = re.search(r"<(float.*)>", text)
+    model = onnx.parser.parse_model(TEXT + (text.replace(found[0], "") if found else text))
+    for shape, label in re.findall(r"float\[([0-9,]+)\] (\w+)", found[1] if found else ""):
+        drawn = rng.standard_normal([int(size) for size in shape.split(",")]).astype("f")
+        model.graph.initializer.append(onnx.numpy_helper.from_array(drawn, label))
+    (folder / name).write_bytes(model.SerializeToString())
+    return folder / name
+
+
+def compiled(capsys: pytest.CaptureFixture[str], *argv: object, code: int = 0) -> dict[str, Any]:
+    """Run `splitc compile … --json` in this process and return what it prints."""
+    capsys.readouterr()
+    arguments = ["compile", *map(str, argv), *SCENARIO, "--json", "--progress", "none"]
+    assert main(arguments) == code
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def statuses(found: Mapping[str, Any]) -> dict[str, str]:
+    return {check["name"]: check["status"] for check in found["checks"]}
+
+
+def feeds(batch: int, seed: int = 1) -> dict[str, Any]:
+    return {"x": np.random.default_rng(seed).standard_normal((batch, 8)).astype("f")}
+
+
+def expected(model: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what onnx's own reference evaluator says."""
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(str(model))
+    return dict(zip(evaluator.output_names, evaluator.run(None, dict(given)), strict=True))
+
+
+def test_the_json_that_other_tools_rely_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = write(tmp_path, CHAIN), tmp_path / "b"
+    found = compiled(capsys, model, "--cut", "r", "-o", out)
+    assert list(found) == ["ok", "bundle", "plan", "checks"]
+    assert (found["ok"], found["bundle"]) == (True, str(out))
+    assert set(found["plan"]) >= P
+    assert "head_nodes" not in found["plan"]
+    assert set(found["plan"]["addends"]) == ADDENDS
+    assert sum(found["plan"]["addends"].values()) == pytest.approx(found["plan"]["latency_s"])
+    keys = {"name", "status", "worst_error", "tolerance", "detail"}
+    assert all(set(check) == keys for check in found["checks"])
+    assert set(statuses(found).values()) == {"pass"}
+    assert main(["verify", str(out), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert list(again) == list(found)
+    assert again["plan"] == found["plan"], "as the manifest keeps it"
+    read = manifests.read(out)
+    assert {check.name: check.status for check in read.checks} == statuses(found)
+    assert read.head_nodes == ("h", "r")
+
+
+ENDS = {"@input": ("head", "tail", ["x"]), "@output": ("tail", "head", [])}
+
+
+@pytest.mark.parametrize(("end", "facts"), ENDS.items(), ids=list(ENDS))
+def test_an_empty_side_is_null_and_has_no_file(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    end: str,
+    facts: tuple[str, str, list[str]],
+) -> None:
+    empty, full, crossing = facts
+    model, out = write(tmp_path, CHAIN), tmp_path / "b"
+    found = compiled(capsys, model, "--cut", end, "-o", out)
+    plain = json.loads((out / "manifest.json").read_text())
+    models = {segment["name"]: segment["model"] for segment in plain["segments"]}
+    assert models == {empty: None, full: f"{full}/model.onnx"}
+    assert sorted(p.name for p in out.iterdir()) == sorted(["manifest.json", "selftest", full])
+    assert found["plan"]["tensors"] == crossing
+    assert (found["plan"]["wire_bytes"] == 0) == (end == "@output")
+    given = feeds(1)
+    np.testing.assert_allclose(run(out, given)["y"], expected(model, given)["y"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("cut", ["auto", "h", "m,h", "x,g,m", "@input", "@output"])
+def test_several_inputs_and_outputs_some_made_by_the_head(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: str
+) -> None:
+    model, out = write(tmp_path, PAIR), tmp_path / "b"
+    if cut == "h":  # m crosses too
+        error = compiled(capsys, model, "--cut", cut, "-o", out, code=1)
+        assert "m" in error["hint"]
+        assert not out.exists()
+        return
+    found = compiled(capsys, model, "--cut", cut, "-o", out, "--wire", "zstd")
+    assert statuses(found)["model output s"] == "not-run", "equal for all inputs"
+    rng = np.random.default_rng(3)
+    given = {n: rng.standard_normal((2, 3)).astype("f") for n in "xm"} | {"i": np.array([4, 0])}
+    made, want = run(out, given), expected(model, given)
+    assert list(made) == ["y", "e", "s"]
+    for name in made:
+        np.testing.assert_allclose(made[name], want[name], rtol=1e-5)
+    head = splitc.open_head(out)
+    head(given)
+    late = {tensor.name for tensor in head.contract.gives}
+    assert set(head.outputs) == {"y", "e", "s"} - late
+
+
+@pytest.mark.parametrize("cut", ["z,o", "b,o"])
+def test_bodies_stay_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: str) -> None:
+    model, out = write(tmp_path, BRANCH), tmp_path / "b"
+    compiled(capsys, model, "--cut", cut, "-o", out)
+    for sign in (1, -1):
+        given = {"x": np.ones((1, 3), "f"), "z": np.full((1, 3), sign, "f")}
+        np.testing.assert_allclose(run(out, given)["y"], expected(model, given)["y"], rtol=1e-5)
+
+
+def test_a_dynamic_batch_stays_symbolic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = write(tmp_path, CHAIN), tmp_path / "b"
+    compiled(capsys, model, "--cut", "r", "-o", out, "--input", "x=1..2..8x8")
+    contract = manifests.read(out).contract
+    assert [tensor.shape for tensor in contract.tensors] == [("N", 4)]
+    assert [tensor.max_bytes for tensor in contract.tensors] == [8 * 4 * 4]
+    for batch in (1, 5, 8):
+        given = feeds(batch)
+        np.testing.assert_allclose(run(out, given)["y"], expected(model, given)["y"], rtol=1e-5)
+    np.savez(tmp_path / "x.npz", **feeds(9))
+    command = ("run", str(out), "--input", str(tmp_path / "x.npz"), "-o", str(tmp_path / "y.npz"))
+    assert main(command) == 1
+    assert "--input NAME=MIN..BEST..MAX" in capsys.readouterr().err
+    assert not (tmp_path / "y.npz").exists()
+
+
+def test_a_model_of_constants_proves_nothing_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "net (float[1,3] x) => (float[1,3] y) { z = Mul(x, x)  n = Neg(z)  y = Relu(n) }"
+    model = write(tmp_path, text)
+    assert main(["compile", str(model), *SCENARIO, "-o", str(tmp_path / "b"), "--cut", "z"]) == 0
+    assert "no output proves anything" in capsys.readouterr().err
+    checks = {c.name: c for c in manifests.read(tmp_path / "b").checks}
+    assert (checks["output y"].status, checks["boundary z"].status) == ("not-run", "pass")
+
+
+def test_an_output_that_reads_no_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = """net (float[1,3] x) => (float[1,3] y, float[2] c)
+    { k = Constant <value = float[2] {1.5, 2.5}> ()  c = Neg(k)  y = Tanh(x) }"""
+    model = write(tmp_path, text)
+    for passes in ("", "simplify"):
+        for cut in ("@input", "@output"):
+            out = tmp_path / f"{passes}{cut}"
+            compiled(capsys, model, "--cut", cut, "-o", out, "--passes", passes)
+            assert run(out, {"x": np.ones((1, 3), "f")})["c"].tolist() == [-1.5, -2.5]
+
+
+# Packages that are installed for real: a folder on the path with its own entry points.
+
+PLUGIN = '''
+from dataclasses import dataclass
+import numpy as np
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+from splitc.backend import Artifact
+
+def scaled(model, name, factor):
+    after = model.clone()
+    value = after.ir.graph.initializers[name]
+    value.const_value = ir.tensor(value.const_value.numpy() * np.float32(factor), name=name)
+    return after
+
+@dataclass(frozen=True)
+class Careless:
+    """Claims to be exact."""
+    weight: str = "a"
+    factor: float = 1.001
+    name = "careless"
+    exact = True
+    def run(self, model):
+        return scaled(model, self.weight, self.factor)
+
+@dataclass(frozen=True)
+class Lossy(Careless):
+    name = "lossy"
+    exact = False
+
+class Chip:
+    """Simulates a chip by onnx's reference evaluator; `wrong` ones add 1 %."""
+    name, wrong, here = "chip", 1.0, None
+    def supports(self, segment, target):
+        return {}
+    def compile(self, segment, target):
+        files = {"program": ir.to_proto(segment.ir).SerializeToString(deterministic=True)}
+        return Artifact(backend=self.name, format="chip", target=target, files=files)
+    def runs_here(self, artifact):
+        return self.here
+    def load(self, artifact):
+        import onnx
+        chip = ReferenceEvaluator(onnx.load_from_string((artifact.folder / "program").read_bytes()))
+        def session(feeds):
+            made = chip.run(None, dict(feeds))
+            return {n: o * np.float32(self.wrong) for n, o in zip(chip.output_names, made)}
+        return session
+
+class Wrong(Chip):
+    name, wrong = "wrong", 1.01
+
+class Away(Chip):
+    name, here = "away", "the chip is not on this machine"
+'''
+POINTS = """[splitc.passes]
+careless = compile_plugin:Careless
+lossy = compile_plugin:Lossy
+[splitc.backends]
+chip = compile_plugin:Chip
+wrong = compile_plugin:Wrong
+away = compile_plugin:Away
+"""
+
+
+@pytest.fixture
+def plugin(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    site = tmp_path_factory.mktemp("site")
+    (site / "compile_plugin.py").write_text(PLUGIN)
+    info = site / "compile_plugin-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: compile-plugin\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(POINTS)
+    monkeypatch.syspath_prepend(site)
+    importlib.invalidate_caches()
+    yield
+    sys.modules.pop("compile_plugin", None)
+
+
+@pytest.mark.usefixtures("plugin")
+def test_when_a_check_fails_no_bundle_is_left_and_the_previous_one_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    model = write(tmp_path, CHAIN)
+    careless = ("--passes", "careless", "--cut", "r")
+    found = compiled(capsys, model, *careless, "-o", folder / "b", code=3)
+    assert not found["ok"]
+    assert not list(folder.iterdir()), "neither a bundle nor what it was made of"
+    failed = [check for check in found["checks"] if check["status"] == "fail"]
+    assert [check["name"] for check in failed] == ["model boundary r", "model output y"]
+    assert all("first diverging tensor: 'h'" in check["detail"] for check in failed)
+    assert failed[0]["worst_error"] == pytest.approx(1e-3, rel=0.05)
+
+    compiled(capsys, model, "--cut", "r", "-o", folder / "b")
+    before = manifests.read(folder / "b").digest
+    compiled(capsys, model, *careless, "-o", folder / "b", code=3)
+    assert manifests.read(folder / "b").digest == before
+    assert [path.name for path in folder.iterdir()] == ["b"]
+
+    late = ("--passes", "careless{weight = 'b'}", "--cut", "r")
+    assert main(["compile", str(model), *SCENARIO, *late, "-o", str(folder / "c")]) == 3
+    said = capsys.readouterr()
+    assert "first diverging tensor: 'z'" in said.err, "within the tail"
+    assert "no bundle was written" in said.out
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_lossy_pass_is_measured_against_the_original_and_proven_against_its_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = write(tmp_path, CHAIN), tmp_path / "b"
+    found = compiled(capsys, model, "--passes", "lossy", "--cut", "r", "-o", out)
+    checks = {check["name"]: check for check in found["checks"]}
+    assert checks["output y"]["status"] == "pass", "the halves compute the optimized model"
+    assert checks["model output y"]["status"] == "not-run"
+    assert 1e-5 < checks["model output y"]["worst_error"] < 1e-2
+    assert "lossy" in checks["model output y"]["detail"]
+    assert not manifests.read(out).passes.exact
+    assert main(["verify", str(out), "--model", str(model)]) == 0
+
+
+BACKENDS = {"chip": (0, "pass"), "wrong": (3, "fail"), "away": (0, "not-run")}
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize(("name", "outcome"), BACKENDS.items(), ids=list(BACKENDS))
+def test_what_a_backend_made_is_run_before_it_is_shipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, outcome: tuple[int, str]
+) -> None:
+    model, out = write(tmp_path, CHAIN), tmp_path / "b"
+    code, status = outcome
+    options = ("--head-backend", name, "--cut", "r", "-o", out)
+    found = compiled(capsys, model, *options, code=code)
+    checks = {check["name"]: check for check in found["checks"]}
+    label = f"head {name}" if status == "not-run" else f"head {name} r"
+    assert checks[label]["status"] == status
+    assert out.exists() == (code == 0)
+    if status == "not-run":
+        assert checks[label]["detail"] == "the chip is not on this machine"
+    if code == 0:
+        artifact = manifests.read(out).segment("head").artifacts[0]
+        assert artifact.files == ("head/raspberry-pi-4/program",)
+        assert (out / artifact.files[0]).is_file()
+
+
+def test_a_folder_that_is_no_bundle_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    error = compiled(capsys, "no-such-model.onnx", "-o", tmp_path / "mine", code=1)
+    assert "is not a bundle" in error["error"]
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_plan_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out, plan = write(tmp_path, PAIR), tmp_path / "b", tmp_path / "plan.json"
+    cut = ("--cut", "x,g,m", "--passes", "")
+    assert main(["plan", str(model), *SCENARIO, *cut, "--json"]) == 0
+    plan.write_text(capsys.readouterr().out)
+    compiled(capsys, model, "--cut", f"@{plan}", "--passes", "", "-o", out)
+    chosen = json.loads(plan.read_text())["chosen"]
+    read = manifests.read(out)
+    assert sorted(chosen["head_nodes"]) == list(read.head_nodes) == ["g"]
+    assert read.request["cut"] == "@plan.json", "no path of this machine"
+
+
+def test_data_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = write(tmp_path, CHAIN), tmp_path / "b"
+    compiled(capsys, model, "--cut", "r", "-o", out)
+    np.savez(tmp_path / "d.npz", **feeds(3))
+    command = ["verify", str(out), "--model", str(model), "--data", str(tmp_path / "d.npz")]
+    assert main(command) == 0
+    other = write(tmp_path, CHAIN.replace("Tanh", "Sigmoid"), "other.onnx")
+    capsys.readouterr()
+    assert main([*command[:3], str(other), *command[4:], "--json"]) == 3
+    failed = [c for c in json.loads(capsys.readouterr().out)["checks"] if c["status"] == "fail"]
+    assert [check["name"] for check in failed] == ["model output y"]
+    assert "first diverging tensor: 'y'" in failed[0]["detail"]
+
+
+IMAGE = "net (float[1,3,64,64] x) => (float[1,3,64,64] y) { y = Relu(x) }"
+
+
+def test_the_first_line_says_when_something_else_would_win(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, codec = write(tmp_path, IMAGE), ("--input-codec", "jpeg:10", "--rate", "1Mbit/s/9Gbit/s")
+    options = ("--cut", "@input", "--rtt", "0ms", *codec)
+    command = ["compile", str(model), *SCENARIO, *options]
+    assert main([*command, "-o", str(tmp_path / "b")]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    wins = json.loads((tmp_path / "b/manifest.json").read_text())["plan"]["kind"] == "input"
+    assert wins
+    assert main(["plan", str(model), *SCENARIO, *options, "--json"]) == 0
+    ranked = json.loads(capsys.readouterr().out)["ranked"]
+    assert ("cannot emit" in first) == (not ranked[0]["emittable"])
+    if not ranked[0]["emittable"]:
+        assert main([*command, "--strict", "-o", str(tmp_path / "c")]) == 4
+        assert not (tmp_path / "c").exists()
+
+
+def same(one: Path, other: Path) -> bool:
+    """Tell whether two folders hold the same files with the same bytes."""
+    files = [sorted(p.relative_to(f) for p in f.rglob("*") if p.is_file()) for f in (one, other)]
+    return files[0] == files[1] and all(
+        filecmp.cmp(one / name, other / name, shallow=False) for name in files[0]
+    )
+
+
+def test_same_input_same_bytes_in_any_folder_and_process(tmp_path: Path) -> None:
+    outs = []
+    for index, seed in enumerate(("0", "4711")):
+        folder = tmp_path / ("elsewhere" * (index + 1))
+        folder.mkdir(parents=True)
+        model = write(folder, PAIR)
+        temporary = folder / "tmp"
+        temporary.mkdir()
+        outs.append(folder / "out")
+        env = {**os.environ, "PYTHONHASHSEED": seed, "TMPDIR": str(temporary)}
+        where = folder if index else tmp_path
+        command = [sys.executable, "-m", "splitc", "compile", str(model), *SCENARIO]
+        done = subprocess.run(
+            [*command, "--cut", "m,h", "-o", str(folder / "out")],
+            env={**env, "PYTHONPATH": str(Path(splitc.__file__).parent.parent)},
+            cwd=where,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not list(temporary.glob("splitc*")), "nothing is left behind"
+    assert same(*outs)
+    text = (outs[0] / "manifest.json").read_text()
+    assert str(tmp_path) not in text
+    (outs[1] / "manifest.json").write_text(text + "\n")
+    assert not same(*outs), "the comparison can fail"
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("cut", ["auto", "@input", "@output"])
+def test_a_network_with_state_and_branches(
+    tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str], cut: str
+) -> None:
+    model = shared / "models" / "silero_vad_16k_op15.onnx"
+    found = compiled(capsys, model, "--input", "input=1x512", "--cut", cut, "-o", tmp_path / "b")
+    assert statuses(found)["model output output"] == "pass"
+    assert found["ok"]
