@@ -41,22 +41,39 @@ def resolve(graph: Graph, tensors: str | Sequence[str], closure: Closure | None 
     """Return the cut that `--cut` names: '@input', '@output', 'a,b', or a list of tensors.
 
     Raises `RequestError` for an unknown tensor, one that does not cross (an initializer, or made
-    by constants), and for a list that is not its own boundary: the hint is then the whole list.
+    by constants), and for a list that is not its own boundary: the hint is then a whole list.
     """
     names = _names(graph, tensors)
     if names == [INPUT]:
         return of_head(graph, frozenset())
     if names == [OUTPUT]:
         return of_head(graph, frozenset(graph.by_id))
-    head = _head(closure or Closure(graph), names)
-    cut = of_head(graph, head)
+    closure = closure or Closure(graph)
+    cut = of_head(graph, _head(closure, names))
     if set(cut.tensors) != set(names):
+        whole = _completed(closure, cut)
         raise RequestError(
             f"cutting at {', '.join(names)} also sends or needs other tensors",
             where="--cut " + ",".join(names),
-            hint="--cut " + (",".join(cut.tensors) if cut.tensors else OUTPUT),
+            hint="--cut " + (",".join(whole) if whole else OUTPUT),
         )
     return cut
+
+
+def _completed(closure: Closure, cut: Cut) -> tuple[str, ...]:
+    """Return the first list, made by taking what crosses for the list, that is its own boundary.
+
+    What crosses may reach nodes that the list did not, which then need more: each round the head
+    shrinks, so there is an end, at the latest when nothing is left of it.
+    """
+    left = None
+    while cut.tensors and cut.head_nodes and left != cut.head_nodes:
+        left = cut.head_nodes
+        after = of_head(closure.graph, _head(closure, cut.tensors))
+        if after.tensors == cut.tensors:
+            break
+        cut = of_head(closure.graph, after.head_nodes & left)
+    return cut.tensors
 
 
 def _names(graph: Graph, tensors: str | Sequence[str]) -> list[str]:
