@@ -120,15 +120,15 @@ def _members(archive: zipfile.ZipFile, where: str, max_size: int) -> dict[str, z
 
 
 def _no_program(found: Mapping[str, object], where: str) -> ModelError:
-    if "version" in found or "serialized_exported_program.json" in found:
-        return ModelError(
-            "the archive has the format of torch 2.7 or older", where=where, hint=_HINT
-        )
     if any(name.endswith("data.pkl") for name in found):
         return ModelError(
             "a pickled checkpoint or TorchScript file, not an exported program",
             where=where,
             hint=_HINT,
+        )
+    if "version" in found or "serialized_exported_program.json" in found:
+        return ModelError(
+            "the archive has the format of torch 2.7 or older", where=where, hint=_HINT
         )
     return ModelError("the archive holds no exported program", where=where, hint=_HINT)
 
@@ -226,7 +226,8 @@ def _repickled(data: bytes, where: str) -> bytes:
     if not data:
         return b""
     try:
-        loaded = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+        with quiet():
+            loaded = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except failures() as error:
         raise ModelError(
             "a pickle holds more than tensors and plain values: loading it would run its code",
