@@ -24,9 +24,11 @@ BUILT_IN = {
     "onnxruntime": "splitc.backends.onnxruntime:OnnxRuntime",
     "tensorrt": "splitc.backends.tensorrt.backend:TensorRT",
     "tensorrt-rtx": "splitc.backends.tensorrt.rtx:TensorRTRTX",
+    "tvm": "splitc.backends.tvm:Tvm",
 }
 INSTALL = {
     "tensorrt-rtx": "pip install 'splitc[tensorrt-rtx]'",
+    "tvm": "pip install 'splitc[tvm]'",
 }
 """Built-in backend → the command that installs what it needs beyond the core."""
 

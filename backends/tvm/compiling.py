@@ -1,0 +1,83 @@
+"""From a segment to the artifact: prepare, build, link, describe."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from splitc.backend import Artifact, Target
+from splitc.backends.tvm import interface, versions
+from splitc.backends.tvm.link import Linker, linker
+from splitc.backends.tvm.machine import Machine, machine
+from splitc.backends.tvm.prepare import prepare
+from splitc.backends.tvm.relaxed import Built, build
+from splitc.backends.tvm.schedule import FAST
+from splitc.backends.tvm.session import DEVICE
+from splitc.model import Model
+
+RUNTIME = "libtvm_runtime.so (3 MB) and libtvm_ffi.so (2.4 MB) of apache-tvm and apache-tvm-ffi"
+GLIBC = "2.28 (the runtime's wheels)"
+
+
+def compile_segment(segment: Model, target: Target, folder: Path) -> Artifact:
+    """Compile into files; `folder` is for intermediate ones."""
+    described = machine(target)
+    link = linker(described)
+    built = build(ir.to_proto(prepare(segment)), described)
+    library = folder / "model.so"
+    _export(built, library, link, folder)
+    outputs = [tensor.name for tensor in segment.outputs]
+    inputs = [tensor.name for tensor in segment.inputs]
+    files = {
+        "model.so": library.read_bytes(),
+        "interface.txt": interface.write(inputs, outputs, segment.facts).encode(),
+        "run.py": (DEVICE / "run.py").read_bytes(),
+        "run.cc": (DEVICE / "run.cc").read_bytes(),
+    }
+    facts = _facts(segment, described, built, link, len(files["model.so"]))
+    return Artifact("tvm", "tvm-vm", target, files, facts)
+
+
+def _export(built: Built, library: Path, link: Linker, folder: Path) -> None:
+    """Write TVM's objects and link them; its own default would take this machine's linker."""
+
+    def compile_objects(output: str, objects: list[str], **options: object) -> None:
+        del options
+        link(Path(output), [Path(name) for name in objects])
+
+    built.executable.export_library(
+        str(library), fcompile=compile_objects, workspace_dir=str(folder)
+    )
+
+
+def _facts(
+    segment: Model, described: Machine, built: Built, link: Linker, size: int
+) -> dict[str, str | int]:
+    slow = sorted(name for name, family in built.kernels.items() if family not in FAST)
+    weights = segment.weight_bytes()
+    return {
+        "compiler": versions(),
+        "linker": link.name,
+        "triple": described.triple,
+        "cpu": described.cpu,
+        "simd": " ".join(described.flags),
+        "glibc": GLIBC,
+        "runtime": RUNTIME,
+        "batch": _batch(segment),
+        "code_bytes": size,
+        "scratch_bytes": built.scratch_bytes,
+        "peak_bytes": 2 * weights + built.scratch_bytes,
+        "kernels": len(built.kernels),
+        "generic_kernels": " ".join(slow),
+        "threads": "all cores, or what the runner is told",
+    }
+
+
+def _batch(segment: Model) -> str:
+    """Return what symbolic sizes were frozen at, such as "N = 1"; "as given" where none was."""
+    frozen = {
+        str(size): segment.facts[tensor.name].shape[axis]
+        for tensor in segment.inputs
+        for axis, size in enumerate(tensor.shape)
+        if isinstance(size, str)
+    }
+    return ", ".join(f"{name} = {size}" for name, size in frozen.items()) or "as given"

@@ -1,0 +1,104 @@
+"""Transcendental functions as polynomials that vectorise, in place of calls into libm.
+
+    e^x = 2^n · e^f,   n = round(x / ln 2),   f = x − n · ln 2
+
+with ln 2 in two parts (Cody and Waite) and e^f by its Taylor polynomial of degree 6, whose
+relative error for |f| ≤ ln 2 / 2 is below 2e-7. `tanh` and the error function are topi's rational
+forms.
+"""
+
+from collections.abc import Callable
+from math import factorial, sqrt
+from typing import Any
+
+from tvm import te, tirx, topi
+
+_LN2_HIGH = 0.693359375
+_LN2_LOW = -2.12194440e-4
+_LOG2_E = 1.4426950408889634
+_LOWEST, _HIGHEST = -87.3, 88.7
+
+
+def _f32(value: float) -> Any:
+    return tirx.const(value, "float32")
+
+
+def _fma(a: Any, b: Any, c: Any) -> Any:
+    """a · b + c that fast-math cannot take apart."""
+    return tirx.call_intrin("float32", "tirx.fma", a, b, c)
+
+
+def exp_scalar(x: Any) -> Any:
+    """e^x of one float32; below −87.3 it is the smallest normal number, not 0."""
+    x = tirx.max(tirx.min(x, _f32(_HIGHEST)), _f32(_LOWEST))
+    n = tirx.floor(x * _f32(_LOG2_E) + _f32(0.5))
+    f = _fma(n, _f32(-_LN2_LOW), _fma(n, _f32(-_LN2_HIGH), x))
+    value = _f32(1 / factorial(6))
+    for power in range(5, -1, -1):
+        value = _fma(value, f, _f32(1 / factorial(power)))
+    exponent = (tirx.Cast("int32", n) + tirx.const(127, "int32")) << tirx.const(23, "int32")
+    return value * tirx.reinterpret("float32", exponent)
+
+
+def _each(name: str, value: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make a kernel that applies `value` to each element."""
+
+    def kernel(x: Any) -> Any:
+        return te.compute(x.shape, lambda *i: value(x(*i)), name=name)
+
+    kernel.__name__ = name
+    return kernel
+
+
+def _sigmoid(x: Any) -> Any:
+    return _f32(1.0) / (_f32(1.0) + exp_scalar(-x))
+
+
+def _silu(x: Any) -> Any:
+    return x / (_f32(1.0) + exp_scalar(-x))
+
+
+def _tanh(x: Any) -> Any:
+    """1 − 2 / (e^2x + 1) loses digits near 0: there the odd Taylor polynomial takes over."""
+    square = x * x
+    near = x * _fma(square, _fma(square, _fma(square, _f32(-17 / 315), _f32(2 / 15)), _f32(-1 / 3)), _f32(1.0))
+    far = _f32(1.0) - _f32(2.0) / (exp_scalar(_f32(2.0) * x) + _f32(1.0))
+    return tirx.Select(square < _f32(0.01), near, far)
+
+
+def _gelu(x: Any) -> Any:
+    wide = topi.fast_erf(topi.multiply(x, tirx.const(sqrt(0.5), "float32")))
+    half = _f32(0.5)
+    return te.compute(x.shape, lambda *i: x(*i) * (wide(*i) * half + half), name="gelu")
+
+
+def softmax(x: Any, axis: int) -> Any:
+    """exp(x − max) / Σ, with the exponential above."""
+    axis = axis % len(x.shape)
+    length = x.shape[axis]
+    kept = [size for place, size in enumerate(x.shape) if place != axis]
+
+    def at(place: Any, others: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (*others[:axis], place, *others[axis:])
+
+    def without(index: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (*index[:axis], *index[axis + 1 :])
+
+    k1, k2 = te.reduce_axis((0, length), "k1"), te.reduce_axis((0, length), "k2")
+    largest = te.compute(kept, lambda *i: te.max(x[at(k1, i)], axis=[k1]), name="largest")
+    powers = te.compute(
+        x.shape, lambda *i: exp_scalar(x(*i) - largest[without(i)]), name="powers"
+    )
+    total = te.compute(kept, lambda *i: te.sum(powers[at(k2, i)], axis=[k2]), name="total")
+    return te.compute(x.shape, lambda *i: powers(*i) / total[without(i)], name="softmax")
+
+
+KERNELS: dict[str, Callable[[Any], Any]] = {
+    "relax.exp": _each("exp", exp_scalar),
+    "relax.sigmoid": _each("sigmoid", _sigmoid),
+    "relax.nn.silu": _each("silu", _silu),
+    "relax.tanh": _each("tanh", _tanh),
+    "relax.erf": topi.fast_erf,
+    "relax.nn.gelu": _gelu,
+}
+"""Relax operator → kernel of one float32 tensor."""
