@@ -57,7 +57,9 @@ def through(model: Model, halves: Split, feeds: Values) -> Values:
     packed = frame.pack([made[t.name] for t in rules.tensors], rules, 0)
     sent = dict(zip((t.name for t in rules.tensors), frame.unpack(packed, rules)[1], strict=True))
     late = evaluate(halves.tail, sent) if halves.tail else {}
-    return {t.name: (late if t.name in halves.tail_outputs else made)[t.name] for t in model.outputs}
+    return {
+        t.name: (late if t.name in halves.tail_outputs else made)[t.name] for t in model.outputs
+    }
 
 
 def error(got: Values, want: Values) -> float:

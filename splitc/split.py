@@ -35,6 +35,8 @@ def split(model: Model, cut: Cut) -> Split:
         raise ModelError("the cut's boundary is not that of its head", where=", ".join(cut.tensors))
     head = tuple(node.id for node in graph.nodes if node.id in cut.head_nodes)
     tail = tuple(node.id for node in graph.nodes if node.id not in cut.head_nodes)
+    if not graph.nodes:
+        raise ModelError("no node depends on an input: nothing can be split", where=model.source)
     here = {t for name in tail for t in graph.by_id[name].outputs}
     if not head:  # constants stand where a side is
         here |= set(graph.outputs) - set(graph.producer) - set(graph.inputs)
@@ -90,7 +92,7 @@ def _segment(model: Model, nodes: Iterable[str], inputs: list[str], outputs: lis
     """Copy the model and keep these nodes, with the constants and initializers they read."""
     copy = model.clone()
     graph = copy.ir.graph
-    keep = _with_constants(model, set(nodes))
+    keep = _with_constants(model, set(nodes), outputs)
     values = dict(copy.values)
     gone = [node for node in graph if identity(node) not in keep]
     fresh = {name: _entry(model, name) for name in inputs if name not in model.graph.inputs}
@@ -124,11 +126,11 @@ def _spec(model: Model, tensor: TensorInfo) -> InputSpec | None:
     return InputSpec(tensor.name, tuple(dims))
 
 
-def _with_constants(model: Model, nodes: set[str]) -> set[str]:
-    """Add the constant nodes that these nodes read, directly or through others."""
+def _with_constants(model: Model, nodes: set[str], outputs: Iterable[str]) -> set[str]:
+    """Add the constant nodes that these nodes or outputs read, directly or through others."""
     makers = {t: node for node in model.graph.constants for t in node.outputs}
     waiting = [t for name in nodes for t in model.graph.by_id[name].weights]
-    waiting += [t for t in model.graph.outputs if t in makers]
+    waiting += [t for t in outputs if t in makers]
     keep = set(nodes)
     while waiting:
         node = makers.get(waiting.pop())
