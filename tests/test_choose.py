@@ -197,43 +197,6 @@ def baselines(found: Plan) -> dict[str | None, Entry]:
     return {e.codec: e for e in found.ranked if not e.emittable}
 
 
-def test_an_image_competes_as_u8_and_as_jpeg(models: dict[str, Model]) -> None:
-    found = plan(models["classifier"], scenario(), top=0)
-    u8, jpeg = (baselines(found)[codec].price for codec in ("u8", "jpeg"))
-    raw = next(e for e in found.ranked if e.codec == "f32").price
-    assert raw.wire_bytes - u8.wire_bytes == 3 * 3 * 32 * 32
-    assert jpeg.wire_bytes < u8.wire_bytes < raw.wire_bytes
-    assert raw.addends["uplink_s"] / u8.addends["uplink_s"] == pytest.approx(
-        raw.wire_bytes / u8.wire_bytes
-    )
-    assert jpeg.addends["tail_s"] == raw.addends["tail_s"]
-    assert any("--input-codec jpeg:BYTES" in note for note in found.notes)
-
-
-def test_a_given_jpeg_size_is_taken_as_it_is(models: dict[str, Model]) -> None:
-    sizes = [
-        baselines(plan(models["classifier"], scenario(), input_codec=f"jpeg:{n}"))["jpeg"]
-        for n in (5_000, 6_000)
-    ]
-    assert sizes[1].price.wire_bytes - sizes[0].price.wire_bytes == 1_000
-    assert not plan(models["classifier"], scenario(), input_codec="jpeg:5000").notes
-
-
-def test_what_is_no_image_has_no_codec_unless_it_is_named(models: dict[str, Model]) -> None:
-    model = models["two heads"]
-    assert baselines(plan(model, scenario())) == {}
-    assert set(baselines(plan(model, scenario(), input_codec="u8"))) == {"u8"}
-    given = baselines(plan(model, scenario(), input_codec="jpeg:77"))
-    frame = cost.table(model, scenario()).wire
-    record = frame.bytes["x"] - 64 * 4
-    assert given["jpeg"].price.wire_bytes == frame.frame_bytes + 2 * (77 + record)
-    with pytest.raises(RequestError, match="how large its JPEG is must be given"):
-        plan(model, scenario(), input_codec="jpeg")
-    for wrong in ("png", "jpeg:", "jpeg:0", "jpeg:-1", "jpeg:1.5", "u8:3", ""):
-        with pytest.raises(RequestError, match="unknown input codec"):
-            plan(model, scenario(), input_codec=wrong)
-
-
 def test_a_winner_that_cannot_be_emitted_is_the_first_note(models: dict[str, Model]) -> None:
     where = scenario(head=slow(1e4))
     found = plan(models["classifier"], where)
@@ -277,22 +240,6 @@ def test_a_plan_is_replayed(models: dict[str, Model], tmp_path: Path) -> None:
     assert (again.chosen, again.head_nodes) == (first.chosen, first.head_nodes)
     with pytest.raises(RequestError, match="another model: no node 'c1'"):
         plan(models["two heads"], scenario(), cut=f"@{file}")
-
-
-BAD_PLANS = {"absent": None, "no JSON": "{", "a list": "[1]", "no chosen": "{}", "empty": ""}
-BAD_PLANS |= {"chosen is text": '{"chosen": "x"}', "no nodes": '{"chosen": {}}'}
-BAD_PLANS |= {"nodes are numbers": '{"chosen": {"head_nodes": [[1]]}}'}
-
-
-@pytest.mark.parametrize("text", BAD_PLANS.values(), ids=BAD_PLANS)
-def test_what_is_no_plan_is_refused(
-    models: dict[str, Model], tmp_path: Path, text: str | None
-) -> None:
-    file = tmp_path / "plan.json"
-    if text is not None:
-        file.write_text(text)
-    with pytest.raises(RequestError, match=r"plan"):
-        plan(models["classifier"], scenario(), cut=f"@{file}")
 
 
 def test_a_named_cut_that_costs_more_says_so(models: dict[str, Model]) -> None:

@@ -13,6 +13,7 @@ from splitc import load
 from splitc.cost.memory import Memory
 from splitc.errors import PlanError
 from splitc.graph import Graph, Node
+from splitc.plan import limits as limits_module
 from splitc.plan.flow import solve
 from splitc.plan.footprint import Footprint
 from splitc.plan.limits import METHOD, Limits, solve_limited
@@ -98,7 +99,9 @@ def held(
 
 
 @pytest.mark.parametrize("seed", range(160))
-def test_equals_brute_force(seed: int) -> None:
+def test_equals_brute_force(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows alone decide: with sizes this small, no answer has to be searched past."""
+    monkeypatch.setattr(limits_module, "_exclude", _never)
     rng = random.Random(seed)
     problem, footprint = random_case(rng, rng.randint(2, 9))
     graph = problem.graph
@@ -131,6 +134,33 @@ def test_equals_brute_force(seed: int) -> None:
     assert answer.bound <= answer.optimum
     assert 0 <= answer.gap <= 1e-7 * max(1.0, answer.optimum)
     assert answer.method == METHOD
+
+
+def _never(*_: object) -> None:
+    raise AssertionError("the program took a head that is over the limit")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_byte_too_many_is_too_many(seed: int) -> None:
+    """The solver keeps rows to a millionth, which is a kilobyte of a gigabyte."""
+    rng = random.Random(seed)
+    problem, footprint = random_case(rng, 8)
+    footprint = Footprint(footprint.indexed, footprint.sizes * 1e9 + rng.randint(0, 9), {})
+    free = solve(problem)
+    head = footprint.indexed.mask(free.head_nodes)
+    limits = Limits(max(1, footprint.peak(head) - 1), max(1, footprint.peak(~head) - 1))
+    masks = [footprint.indexed.mask(one) for one in legal_heads(problem)]
+    fits = [
+        cost(problem, one)
+        for one, mask in zip(legal_heads(problem), masks, strict=True)
+        if limits.hold(footprint.peak(mask), footprint.peak(~mask))
+    ]
+    if not fits:
+        with pytest.raises(PlanError, match="no cut fits"):
+            solve_limited(problem, footprint, limits, free)
+        return
+    answer = solve_limited(problem, footprint, limits, free)
+    assert answer.optimum == pytest.approx(min(fits), rel=1e-9)
 
 
 def test_the_limits_of_the_cases_bind() -> None:
