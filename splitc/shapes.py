@@ -12,8 +12,8 @@ import onnx
 import onnx_ir as ir
 
 from splitc.errors import ModelError, RequestError, did_you_mean
+from splitc.inference import bodies_of, inferred, light, types, violation
 from splitc.inference import infer as infer
-from splitc.inference import inferred, light, types, violation
 from splitc.model import Fact, InputSpec, Model, dtype_name, dtype_of
 
 
@@ -143,6 +143,19 @@ def facts(model: Model) -> dict[str, Fact]:
         else:
             found[name] = fact
     return found | (_measured(_at_sizes(model, bound), holes, found) if holes else {})
+
+
+def body_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Return the sizes of the tensors inside If, Loop and Scan bodies that inference can tell."""
+    made, _ = inferred(_proto_at(model, bindings(model)))
+    waiting = [] if made is None else list(made.graph.node)
+    found: dict[str, tuple[int, ...]] = {}
+    while waiting:
+        for body in bodies_of(waiting.pop()):
+            waiting += body.node
+            seen = ((name, _typed(kind)) for name, kind in types(body).items())
+            found |= {name: fact.shape for name, fact in seen if fact is not None}
+    return found
 
 
 def _proto_at(model: Model, bound: Mapping[str, int]) -> onnx.ModelProto:

@@ -11,7 +11,7 @@ convex: a path that left it would have to return through a tensor that a strange
 
 from collections.abc import Mapping, Sequence, Set
 
-from splitc.graph import Graph
+from splitc.graph import Graph, Node
 from splitc.macs import kind
 from splitc.model import Model
 
@@ -19,6 +19,9 @@ Group = tuple[str, ...]
 
 _ANCHORS = frozenset(("conv", "depthwise", "grouped", "gemm", "pool", "reduce"))
 _ENDS = frozenset(("QuantizeLinear",))
+_REACH = 12
+"""Longest branching run of elementwise nodes that is looked through for its end."""
+
 _BEGINS = frozenset(("DequantizeLinear",))
 
 
@@ -33,7 +36,7 @@ def fuse(graph: Graph, kinds: Mapping[str, str]) -> tuple[Group, ...]:
     """Group nodes by their cost families: an anchor with what is elementwise behind it.
 
     A node joins the group of the producer of one of its inputs when that tensor has no reader
-    outside the group. Siblings that read the same tensor (SiLU: Sigmoid and Mul) join together.
+    outside the group. Several readers of a tensor (SiLU: Sigmoid and Mul) join together.
     """
     home: dict[str, int] = {}
     members: list[list[str]] = []
@@ -84,7 +87,7 @@ def _next(
     home: Mapping[str, int],
     outputs: Set[str],
 ) -> list[str]:
-    """Return the nodes that join next: one reader, or a diamond that closes at once."""
+    """Return the nodes that join next: one reader, or readers that come together again."""
     node = graph.by_id[last]
     if len(node.outputs) != 1 or node.outputs[0] in outputs:
         return []
@@ -92,9 +95,7 @@ def _next(
     joins = [r for r in readers if _elementwise(graph, kinds, r) and r not in home]
     if not readers or len(joins) != len(readers):
         return _anchor_after_dq(graph, kinds, node.op, readers, home)
-    if len(readers) == 1:
-        return readers if _inputs_before(graph, readers[0], inside, home) else []
-    return _diamond(graph, readers, outputs, inside, home)
+    return _closing(graph, kinds, node, outputs, inside, home)
 
 
 def _elementwise(graph: Graph, kinds: Mapping[str, str], node: str) -> bool:
@@ -119,22 +120,40 @@ def _inputs_before(
     return len(fresh) <= (1 if op else 0)
 
 
-def _diamond(
+def _closing(
     graph: Graph,
-    readers: Sequence[str],
+    kinds: Mapping[str, str],
+    last: Node,
     outputs: Set[str],
     inside: Set[str],
     home: Mapping[str, int],
 ) -> list[str]:
-    """Return both readers when one's only output goes to the other (SiLU, GELU's last step)."""
-    for first in readers:
-        other = [r for r in readers if r != first]
-        made = graph.by_id[first].outputs
-        closes = len(other) == 1 and len(made) == 1 and made[0] not in outputs
-        if closes and graph.readers[made[0]] == (other[0],):
-            known = inside | {first}
-            if all(_inputs_before(graph, n, known, home) for n in (first, other[0])):
-                return [first, other[0]]
+    """Return the fewest elementwise nodes behind `last` that leave through one node alone.
+
+    One reader is the plain case; SiLU closes after two nodes, an exported GELU after five.
+    """
+    region: list[str] = []
+    open_tensors = [last.outputs[0]]
+    while len(region) < _REACH:
+        known = {*inside, *region}
+        readers = dict.fromkeys(r for t in open_tensors for r in graph.readers[t] if r not in known)
+        ready = (
+            r
+            for r in readers
+            if r not in home
+            and _elementwise(graph, kinds, r)
+            and len(graph.by_id[r].outputs) == 1
+            and _inputs_before(graph, r, known, home)
+        )
+        if (node := next(ready, None)) is None:
+            return []
+        if set(readers) == {node}:
+            return [*region, node]
+        region.append(node)
+        open_tensors.append(graph.by_id[node].outputs[0])
+        made = open_tensors[-1]
+        if made in outputs or not graph.readers[made] or graph.by_id[node].op in _ENDS:
+            return []
     return []
 
 
