@@ -12,7 +12,7 @@ from splitc.model import Fact, InputSpec, Model, TensorInfo, captures, dtype_of,
 
 @dataclass(frozen=True)
 class Split:
-    """Two segments and the boundary between them; an empty side is None.
+    """Two segments and the boundary between them; a side that makes nothing is None.
 
     `boundary`: what the tail reads and does not make, in the order of the wire. A graph input in
     it is passed on by the runtime, it is no output of the head. `head_outputs`, `tail_outputs`:
@@ -49,8 +49,8 @@ def split(model: Model, cut: Cut) -> Split:
     needed = [t for name in head for t in graph.by_id[name].inputs]
     entry = [t for t in graph.inputs if t in set(needed)]
     return Split(
-        head=_segment(model, head, entry, made) if head else None,
-        tail=_segment(model, tail, list(cut.tensors), ends[True]) if tail else None,
+        head=_segment(model, head, entry, made) if head and made else None,
+        tail=_segment(model, tail, list(cut.tensors), ends[True]) if ends[True] else None,
         boundary=boundary,
         head_outputs=tuple(ends[False]),
         tail_outputs=tuple(ends[True]),
