@@ -24,6 +24,7 @@ from splitc.errors import ModelError
 from splitc.ingest.onnx_file import read
 from splitc.model import Model
 from splitc.names import honest
+from splitc.parking import parked
 from splitc.shapes import bindings, infer
 
 _LIMIT = 2**31 - 2**27
@@ -53,17 +54,16 @@ class Simplify:
         return model.with_notes(f"simplify: the graph stays as it was ({'; '.join(reasons)})")
 
 
-def _finished(model: Model, raw: ir.Model) -> Model:
+def _finished(model: Model, made: Model) -> Model:
     """Type the result, keep names honest, and refuse it if its outputs differ."""
-    infer(raw)
-    made = replace(model, ir=raw)
+    infer(made.ir)
     made.check()
     if difference := honest(model, made):
         raise ModelError(f"the simplified graph computes something else: {difference}")
     return made
 
 
-def _onnxsim(model: Model) -> ir.Model:
+def _onnxsim(model: Model) -> Model:
     if model.weight_bytes() > _LIMIT:
         raise ModelError("weights above 2 GiB are left to the backend's own optimizer")
     with _hidden("torch"):
@@ -73,21 +73,26 @@ def _onnxsim(model: Model) -> ir.Model:
         model.save(source)
         with _silence():
             onnxsim.simplify(str(source), check_n=0, output_path=str(target))
-        result = read(target, _LIMIT * 4)
-        for value in result.graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
+        return parked(replace(model, ir=_held(target)))
+
+
+def _held(path: Path) -> ir.Model:
+    """Read a model whose folder is about to go: weights beside it come into memory."""
+    result = read(path, _LIMIT * 4)
+    for value in result.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
     return result
 
 
-def _onnxscript(model: Model) -> ir.Model:
+def _onnxscript(model: Model) -> Model:
     if model.weight_bytes() > _LIMIT:
         raise ModelError("weights above 2 GiB")
     from onnxscript import optimizer
 
     copy = model.clone()
     optimizer.optimize_ir(copy.ir)
-    return copy.ir
+    return copy
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The main job: model → passes → plan → split → artifacts → verified bundle, or nothing at all."""
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from splitc.bundle import Parts
 from splitc.errors import BackendError
 from splitc.manifest import Source
 from splitc.model import Model
+from splitc.parking import parked
 from splitc.plan import Plan
 from splitc.request import Request
 from splitc.scenario import Device, Scenario
@@ -47,10 +49,12 @@ def compile_bundle(
 ) -> Compiled:
     """Compile `model` into the folder `output`; see `splitc.compile`."""
     bundle.check_target(output)
+    _return_freed_memory()
     scenario = request.scenario()
     progress("load", str(model) if not isinstance(model, Model) else model.source)
-    loaded = opened(model, request.inputs, max_size)
+    loaded = parked(opened(model, request.inputs, max_size))
     after, plan = planned(loaded, request, progress)
+    after = parked(after)
     progress("split", plan.chosen.title)
     halves = split(after, plan.chosen.cut)
     progress("compile", f"{request.head_backend} and {request.tail_backend}")
@@ -76,6 +80,13 @@ def compile_bundle(
             progress("write", str(output))
             staged.publish(report.records())
     return Compiled(report.ok, str(output), plan, report, (*plan.notes, *report.notes))
+
+
+def _return_freed_memory() -> None:
+    """Let glibc give large freed blocks back at once: its own threshold grows up to 32 MB."""
+    mmap_threshold = -3
+    if tune := getattr(ctypes.CDLL(None), "mallopt", None):
+        tune(mmap_threshold, 2**20)
 
 
 def _artifacts(

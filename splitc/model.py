@@ -292,13 +292,27 @@ def random(node: ir.Node) -> bool:
     return node.op_type in RANDOM or any(random(inner) for b in bodies(node) for inner in b)
 
 
-_DIGESTS: dict[int, tuple[object, str]] = {}
+class _Sink:
+    """A file that hashes what is written into it."""
+
+    def __init__(self) -> None:
+        self.total = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.total.update(data)
+        return len(data)
 
 
 def tensor_digest(tensor: ir.TensorProtocol) -> str:
-    """SHA-256 (hex) of a tensor's bytes, computed once per tensor object."""
-    if (known := _DIGESTS.get(id(tensor))) is not None and known[0] is tensor:
-        return known[1]
-    digest = hashlib.sha256(tensor.tobytes()).hexdigest()
-    _DIGESTS[id(tensor)] = (tensor, digest)
-    return digest
+    """SHA-256 (hex) of a tensor's bytes, computed once per tensor object.
+
+    What lies in a file is read piece by piece: a mapping would count as memory until it is closed.
+    """
+    if "sha256" not in tensor.meta:
+        sink = _Sink()
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.tofile(sink)
+        else:
+            sink.write(tensor.tobytes())
+        tensor.meta["sha256"] = sink.total.hexdigest()
+    return str(tensor.meta["sha256"])
