@@ -1,5 +1,6 @@
 """Archives and factories: what comes in, and what the wall keeps out."""
 
+import copy
 import json
 import os
 import pickle
@@ -392,13 +393,41 @@ def test_files_that_are_no_archive(tmp_path: Path, archive: Path) -> None:
 
 
 def test_a_bomb_is_bounded(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="--max-size"):
+        load(archive, max_size=1000)
     bomb = tmp_path / "bomb.pt2"
     shutil.copy(archive, bomb)
     with zipfile.ZipFile(bomb, "a", zipfile.ZIP_DEFLATED) as more:
-        more.writestr("net/data/weights/weight_99", bytes(64 * 2**20))
-    assert bomb.stat().st_size < 2**20
-    with pytest.raises(ModelError, match="--max-size"):
-        load(bomb, max_size=32 * 2**20)
+        more.writestr("net/data/weights/weight_99", bytes(2**24))
+    with pytest.raises(ModelError, match="'data/weights/weight_99' is compressed"):
+        load(bomb)
+
+
+def test_members_that_share_their_bytes(archive: Path, tmp_path: Path) -> None:
+    """A thousand entries of the central directory that point at one member."""
+    many = tmp_path / "many.pt2"
+    shutil.copy(archive, many)
+    with zipfile.ZipFile(many, "a") as more:
+        more.writestr("net/extra/big", bytes(10**6))
+        big = more.getinfo("net/extra/big")
+        for index in range(100):
+            entry = copy.copy(big)
+            entry.filename = f"net/extra/{index}"
+            more.filelist.append(entry)
+            more.NameToInfo[entry.filename] = entry
+        more._didModify = True
+    with pytest.raises(ModelError, match=r"overlap|Overlapped"):
+        load(many)
+
+
+def test_a_program_nested_too_deeply(archive: Path, tmp_path: Path) -> None:
+    for text in (b"[" * 100_000, b'{"a":' * 600 + b"1" + b"}" * 600, b"[1]", b"\xff"):
+
+        def deep(name: str, data: bytes, text: bytes = text) -> bytes:
+            return text if name == "models/model.json" else data
+
+        with pytest.raises(ModelError, match="JSON"):
+            load(rewritten(archive, tmp_path / "bad.pt2", deep))
 
 
 def test_a_weight_that_claims_to_be_huge(archive: Path, tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ only that one is given to torch.
 
 import io
 import json
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -69,6 +71,7 @@ def write_clean(source: Path, target: Path, max_size: int) -> None:
     """Check the archive `source` and write what passed to `target`; see `splitc.ingest.wall`."""
     with _opened(source) as archive:
         members = _members(archive, source.name, max_size)
+        _stored(members, source)
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as out:
             _copy(archive, members, out, source.name, max_size)
 
@@ -88,7 +91,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise ModelError(
             f"not a .pt2 archive, or a truncated one: {error}", where=where, hint=_HINT
         ) from error
-    except (zipfile.LargeZipFile, RuntimeError, ValueError) as error:
+    except (zipfile.LargeZipFile, zlib.error, struct.error, RuntimeError, ValueError) as error:
         raise ModelError(f"malformed archive: {error}", where=where, hint=_HINT) from error
 
 
@@ -117,6 +120,19 @@ def _members(archive: zipfile.ZipFile, where: str, max_size: int) -> dict[str, z
     if len(roots) != 1 or _PROGRAM not in found:
         raise _no_program(found, where)
     return found
+
+
+def _stored(members: Mapping[str, zipfile.ZipInfo], path: Path) -> None:
+    """Refuse a bomb: torch stores members as they are, so together they fit into the file."""
+    for name, entry in members.items():
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise ModelError(
+                f"member {name!r} is compressed, which torch does not do",
+                where=path.name,
+                hint=_HINT,
+            )
+    if sum(entry.file_size for entry in members.values()) > path.stat().st_size:
+        raise ModelError("members of the archive overlap", where=path.name, hint=_HINT)
 
 
 def _no_program(found: Mapping[str, object], where: str) -> ModelError:
@@ -214,7 +230,7 @@ def _payloads(
 
 def _elements(meta: Mapping[str, Any]) -> int:
     """Return the elements of a tensor as its sizes claim: torch allocates them."""
-    return prod(int(size["as_int"]) for size in meta["sizes"])
+    return prod(abs(int(size["as_int"])) for size in meta["sizes"])
 
 
 def _repickled(data: bytes, where: str) -> bytes:

@@ -68,11 +68,11 @@ def clean_program(text: bytes, where: str) -> bytes:
     """
     try:
         program = json.loads(text)
+        if not isinstance(program, dict):
+            raise ModelError("the program is not a JSON object", where=where)
+        return json.dumps(_clean(program, "", where)).encode()
     except (ValueError, RecursionError) as error:
-        raise ModelError("the program is not JSON", where=where) from error
-    if not isinstance(program, dict):
-        raise ModelError("the program is not a JSON object", where=where)
-    return json.dumps(_clean(program, "", where)).encode()
+        raise ModelError("the program is not JSON, or nested too deeply", where=where) from error
 
 
 def _clean(value: Any, key: str, where: str) -> Any:
