@@ -17,7 +17,9 @@ from splitc.plan import limits as limits_module
 from splitc.plan.flow import solve
 from splitc.plan.footprint import Footprint
 from splitc.plan.limits import METHOD, Limits, solve_limited
-from splitc.plan.problem import Indexed, Problem
+from splitc.plan.network import contract
+from splitc.plan.problem import Indexed, Prices, Problem
+from splitc.plan.program import program_of
 
 
 def random_graph(rng: random.Random, size: int) -> Graph:
@@ -101,7 +103,7 @@ def held(
 @pytest.mark.parametrize("seed", range(160))
 def test_equals_brute_force(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows alone decide: with sizes this small, no answer has to be searched past."""
-    monkeypatch.setattr(limits_module, "_exclude", _never)
+    monkeypatch.setattr(limits_module, "exclude", _never)
     rng = random.Random(seed)
     problem, footprint = random_case(rng, rng.randint(2, 9))
     graph = problem.graph
@@ -138,6 +140,33 @@ def test_equals_brute_force(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _never(*_: object) -> None:
     raise AssertionError("the program took a head that is over the limit")
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_rows_take_a_head_exactly_when_it_fits(seed: int) -> None:
+    """With the head fixed, the limit may be what the side needs, and no byte less."""
+    rng = random.Random(seed)
+    problem, footprint = random_case(rng, rng.randint(4, 9))
+    indexed = footprint.indexed
+    prices = Prices.of(problem, indexed)
+    forced = contract(problem, indexed, prices)
+    heads = list(legal_heads(problem))
+    for head in rng.sample(heads, min(3, len(heads))):
+        mask = indexed.mask(head)
+        here, there = footprint.total(mask), footprint.total(~mask)
+        for limits, fits in (
+            (Limits(head=here), True),
+            (Limits(head=here - 1), False),
+            (Limits(tail=there), True),
+            (Limits(tail=there - 1), False),
+        ):
+            if max(limits.head, limits.tail) <= 0:
+                continue
+            made = program_of(indexed, prices, forced, 1.0)
+            limits_module.add_limits(made, footprint, limits)
+            for variable, kept in zip(made.x, mask.tolist(), strict=True):
+                made.program.lower[variable] = made.program.upper[variable] = float(kept)
+            assert (made.program.solve().x is not None) == fits, (head, limits)
 
 
 @pytest.mark.parametrize("seed", range(8))

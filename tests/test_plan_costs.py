@@ -187,6 +187,27 @@ def test_equals_brute_force_and_ranks_what_cuts_lists(seed: int, tmp_path: Path)
     assert few.ranked == plan.ranked[:2]
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_the_ranking_is_the_head_of_the_whole_ranking(seed: int, tmp_path: Path) -> None:
+    """A chain whose nodes end in graph outputs here and there, which are dear to bring back."""
+    rng = random.Random(seed)
+    ends = ["t39", *(f"t{at}" for at in range(39) if rng.random() < 0.4)]
+    nodes = [
+        onnx.helper.make_node("Neg", [f"t{at - 1}" if at else "x"], [f"t{at}"]) for at in range(40)
+    ]
+    info = [
+        [onnx.helper.make_tensor_value_info(t, 1, [1]) for t in names] for names in (["x"], ends)
+    ]
+    onnx.save(
+        onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", *info)), tmp_path / "m.onnx"
+    )
+    costs = with_prices(read(tmp_path / "m.onnx").graph, rng)
+    whole = splitc.plan(tmp_path / "m.onnx", costs=costs, rate="20Mbit/s/1Mbit/s", top=0)
+    assert len(whole.ranked) == 41
+    few = splitc.plan(tmp_path / "m.onnx", costs=costs, rate="20Mbit/s/1Mbit/s", top=7)
+    assert few.ranked == whole.ranked[:7]
+
+
 NAMES = """<ir_version: 10, opset_import: ["" : 17]>
 g (float[4] x, float[4] idle, bool c) => (float[4] y, float[4] mask, float[4] fixed)
 <float[4] w = {1.0, 2.0, 3.0, 4.0}>

@@ -1,10 +1,7 @@
 """The exact search under memory limits, as a mixed-integer program (HiGHS).
 
-Variables: x[v] = 1, node v is on the head (nodes that must stay together share one); y[t], tensor
-t crosses; w, a weight is held by a side; z, the tail is not empty. As without limits,
-
-    minimise  Σ head·x + tail·(1-x) + back·(1-x) + Σ send·y + offload·z
-    x[r] ≤ x[p],  y[t] ≥ x[p] - x[r]      p makes t (1 for a graph input), r reads it
+To the program of the search without limits (`splitc.plan.program`: x[v] = 1, node v is on the
+head; y[t], tensor t crosses) come w, a weight is held by a side, and the peaks.
 
 The peak of a side is linear, because a head is closed under predecessors. In the fixed order of
 `splitc.cost.memory`, a tensor of the head that has a reader at or behind place k is alive at k
@@ -20,9 +17,8 @@ about 1e-9 of the optimum), or the bound of the search without limits where that
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 
@@ -30,15 +26,10 @@ from splitc.errors import PlanError
 from splitc.plan.flow import Solution
 from splitc.plan.footprint import Footprint
 from splitc.plan.network import Forced, closure, contract
-from splitc.plan.problem import Bools, Indexed, Prices, Problem
+from splitc.plan.problem import Prices, Problem
+from splitc.plan.program import NODES, Program, Variables, exclude, let_cross, program_of
 
 METHOD = "mixed-integer program (HiGHS branch and cut), memory limits exact"
-_NODES = 50_000
-"""Branch-and-cut nodes until the search stops with the best cut so far, and a gap that says so."""
-
-_UNIT = 1e4
-"""The objective is scaled so that the best cut without limits costs this: HiGHS stops at an
-absolute gap of 1e-6, so at 1e-10 of the optimum."""
 
 
 @dataclass(frozen=True)
@@ -53,65 +44,6 @@ class Limits:
         return (not self.head or head <= self.head) and (not self.tail or tail <= self.tail)
 
 
-@dataclass
-class Program:
-    """A mixed-integer program under construction: columns with costs and bounds, sparse rows."""
-
-    cost: list[float] = field(default_factory=list)
-    lower: list[float] = field(default_factory=list)
-    upper: list[float] = field(default_factory=list)
-    integral: list[int] = field(default_factory=list)
-    row: list[int] = field(default_factory=list)
-    column: list[int] = field(default_factory=list)
-    value: list[float] = field(default_factory=list)
-    least: list[float] = field(default_factory=list)
-    most: list[float] = field(default_factory=list)
-
-    def add(self, cost: float = 0.0, *, upper: float = 1.0, integral: bool = False) -> int:
-        """Add a variable from 0 to `upper`; return its number."""
-        self.cost.append(cost)
-        self.lower.append(0.0)
-        self.upper.append(upper)
-        self.integral.append(int(integral))
-        return len(self.cost) - 1
-
-    def at_most(
-        self, terms: list[tuple[int, float]], most: float, least: float = -math.inf
-    ) -> None:
-        """Add the row `least` ≤ Σ value · variable ≤ `most`; terms of one variable add up."""
-        self.row += [len(self.most)] * len(terms)
-        self.column += [column for column, _ in terms]
-        self.value += [value for _, value in terms]
-        self.least.append(least)
-        self.most.append(most)
-
-    def solve(self) -> Any:
-        """Run HiGHS to optimality, or to the limit of nodes."""
-        from scipy.optimize import Bounds, LinearConstraint, milp
-        from scipy.sparse import csr_array
-
-        shape = (len(self.most), len(self.cost))
-        rows = csr_array((self.value, (self.row, self.column)), shape=shape)
-        return milp(
-            self.cost,
-            integrality=np.array(self.integral),
-            bounds=Bounds(self.lower, self.upper),
-            constraints=LinearConstraint(rows, self.least, self.most),
-            options={"mip_rel_gap": 0.0, "node_limit": _NODES},
-        )
-
-
-@dataclass(frozen=True)
-class Variables:
-    """The program and where its variables stand: x by node, y by tensor."""
-
-    program: Program
-    x: list[int]
-    y: list[int]
-    constant: float
-    unit: float
-
-
 def solve_limited(
     problem: Problem, footprint: Footprint, limits: Limits, without: Solution
 ) -> Solution:
@@ -123,8 +55,8 @@ def solve_limited(
     indexed = footprint.indexed
     prices = Prices.of(problem, indexed)
     forced = contract(problem, indexed, prices)
-    made = _program(indexed, prices, forced, without.optimum)
-    _limit(made, footprint, limits)
+    made = program_of(indexed, prices, forced, without.optimum)
+    add_limits(made, footprint, limits)
     while True:
         answer = made.program.solve()
         if answer.x is None:
@@ -132,7 +64,7 @@ def solve_limited(
         head = np.asarray(answer.x)[made.x] > 0.5
         if limits.hold(footprint.total(head), footprint.total(~head)):
             break
-        _exclude(made, head)
+        exclude(made, head)
     names = frozenset(n.id for n, kept in zip(problem.graph.nodes, head, strict=True) if kept)
     cost = prices.total(head, indexed)
     proven = float(answer.mip_dual_bound) / made.unit + made.constant
@@ -140,45 +72,7 @@ def solve_limited(
     return Solution(names, cost, bound, cost - bound, METHOD)
 
 
-def _program(indexed: Indexed, prices: Prices, forced: Forced, optimum: float) -> Variables:
-    """Write the search without limits as a program."""
-    unit = _UNIT / optimum if optimum > 0 else 1.0
-    program = Program()
-    finite = prices.finite()
-    there = finite.tail.copy()
-    np.add.at(there, indexed.producer[indexed.outputs], finite.back[indexed.outputs])
-    gain = np.bincount(forced.vertex, (finite.head - there) * unit)
-    fixed_head = np.bincount(forced.vertex, forced.head) > 0
-    fixed_tail = np.bincount(forced.vertex, forced.tail) > 0
-    vertex = [program.add(float(cost), integral=True) for cost in gain]
-    for at in np.flatnonzero(fixed_head).tolist():
-        program.lower[vertex[at]] = 1.0
-    for at in np.flatnonzero(fixed_tail).tolist():
-        program.upper[vertex[at]] = 0.0
-    x = [vertex[at] for at in forced.vertex.tolist()]
-    y = [program.add(float(cost) * unit) for cost in finite.send]
-    z = program.add(float(finite.offload) * unit)
-    for node in x:
-        program.at_most([(node, -1.0), (z, -1.0)], -1.0)
-    for tensor, reader in zip(
-        indexed.edge_tensor.tolist(), indexed.edge_reader.tolist(), strict=True
-    ):
-        maker = int(indexed.producer[tensor])
-        _crosses(program, y[tensor], x[maker] if maker >= 0 else None, x[reader])
-        if maker >= 0:
-            program.at_most([(x[reader], 1.0), (x[maker], -1.0)], 0.0)
-    return Variables(program, x, y, float(there.sum()), unit)
-
-
-def _crosses(program: Program, crossing: int, maker: int | None, reader: int) -> None:
-    """Let crossing be ≥ x[maker] - x[reader], the maker of a graph input being 1."""
-    if maker is None:
-        program.at_most([(crossing, -1.0), (reader, -1.0)], -1.0)
-    else:
-        program.at_most([(maker, 1.0), (reader, -1.0), (crossing, -1.0)], 0.0)
-
-
-def _limit(made: Variables, footprint: Footprint, limits: Limits) -> None:
+def add_limits(made: Variables, footprint: Footprint, limits: Limits) -> None:
     """Add weights + alive(k) ≤ limit for every place k of each side that has a limit."""
     spans = _Spans.of(footprint)
     if limits.head:
@@ -320,7 +214,7 @@ def _inputs_of_tail(
     later: int | None = None
     for at in range(len(readers) - 1, 0, -1):
         needed = program.add()
-        _crosses(program, needed, x[maker] if maker >= 0 else None, x[readers[at]])
+        let_cross(program, needed, x[maker] if maker >= 0 else None, x[readers[at]])
         if later is not None:
             program.at_most([(later, 1.0), (needed, -1.0)], 0.0)
         for k in range(readers[at - 1] + 1, readers[at] + 1):
@@ -357,18 +251,11 @@ def _weights(
     return total
 
 
-def _exclude(made: Variables, head: Bools) -> None:
-    """Forbid exactly this head."""
-    chosen = {x: bool(kept) for x, kept in zip(made.x, head.tolist(), strict=True)}
-    terms = [(x, -1.0 if kept else 1.0) for x, kept in chosen.items()]
-    made.program.at_most(terms, math.inf, 1.0 - sum(chosen.values()))
-
-
 def _infeasible(footprint: Footprint, forced: Forced, limits: Limits, status: int) -> PlanError:
     """Say which limit no cut keeps; `status` 2 is HiGHS's proof."""
     if status != 2:
         return PlanError(
-            f"no cut that fits the memory was found in {_NODES:,} branches",
+            f"no cut that fits the memory was found in {NODES:,} branches",
             where=_need(footprint, limits),
             hint="name one with --cut, or give a machine with more memory",
         )
