@@ -23,6 +23,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.core
 	@echo "installing torch and the development tools into $(VENV) (a minute)"
 	$(PIP) 'torch==2.13.0'
 	$(PIP) --group dev -e '.[torch]'
+	@$(PIP) -e '.[tensorrt-rtx]' || echo "no TensorRT-RTX for this machine: its tests will be skipped, saying so"
 	touch $@
 
 core: $(VENV)/.core

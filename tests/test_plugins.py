@@ -56,7 +56,7 @@ def test_backend(site: Path) -> None:
 from pathlib import Path
 from splitc import backend
 from splitc.backend import Target
-assert [line.name for line in backend.available() if line.available] == ['acme', 'onnxruntime']
+assert {'acme', 'onnxruntime'} <= {line.name for line in backend.available() if line.available}
 acme, target = backend.get('acme'), Target('edge')
 artifact = acme.compile(model, target)
 assert artifact.files == acme.compile(model, target).files

@@ -7,6 +7,7 @@ installed, what the real parser and builder make of the segment; that stands in 
 
 import hashlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -25,11 +26,12 @@ ENGINE = "engine.plan"
 
 @dataclass(frozen=True)
 class TensorRT:
-    """Recipes for TensorRT 10.12 to 11. The fields are for tests: a builder, and a GPU to find."""
+    """Recipes for TensorRT 10.12 to 11. The fields say what is here; tests say something else."""
 
     name: ClassVar[str] = "tensorrt"
     flavour: Flavour = TENSORRT
     machine: cuda.Machine = field(default_factory=cuda.Driver)
+    version: Callable[[Flavour], str] = child.version
 
     def supports(self, segment: "Model", target: Target) -> Refusals:
         """Refuse what NVIDIA's parser is known to refuse; the table is in `refusals.py`."""
@@ -80,9 +82,7 @@ class TensorRT:
             return missing
         if artifact.folder is None or not (artifact.folder / ENGINE).is_file():
             return "there is no engine yet: run 'splitc finish BUNDLE' here"
-        return recipe.holds_for(
-            _read(artifact), child.version(self.flavour), gpu.compute_capability
-        )
+        return recipe.holds_for(_read(artifact), self.version(self.flavour), gpu.compute_capability)
 
     def ready(self, artifact: Artifact) -> dict[str, str | int]:
         """Return the builder, its version and the GPU that are here.
@@ -94,7 +94,7 @@ class TensorRT:
         if isinstance(gpu, str):
             raise BackendError(f"no engine can be built here: {gpu}")
         self.flavour.module()
-        version = child.version(self.flavour)
+        version = self.version(self.flavour)
         if why := recipe.holds_for(made, version, gpu.compute_capability):
             raise BackendError(f"the recipe does not hold here: {why}", where=recipe.NAME)
         _portable(artifact, made)

@@ -21,6 +21,7 @@ PARSER = "the parser refuses "
 """How a reason begins that is the parser's and not the builder's."""
 
 _MADE = re.compile(r'While parsing node number \d+ \[\w+ -> "([^"]+)"\]')
+_INPUT = re.compile(r"ERROR: (.+):\d+ In function importInput")
 _WORD = re.compile(r"[^\s\"'`,;()\[\]{}]+")
 
 
@@ -63,6 +64,10 @@ def prefix(segment: Model, count: int) -> Model:
     graph.remove(list(rest), safe=False)
     made = [value for node in nodes[:count] for value in node.outputs if value.name]
     graph.outputs.extend([value for value in made if value.name in late] or made[-1:])
+    for value in graph.outputs:
+        fact = segment.facts.get(str(value.name))
+        if value.type is None and fact is not None:  # the parser wants outputs typed
+            value.type = ir.TensorType(dtype_of(fact.dtype))
     return Model(copy.ir, segment.source, segment.specs)
 
 
@@ -131,12 +136,16 @@ class _Names:
         return self._known.get(name) or self._known.get(re.sub(r"_\d+$", "", name), "")
 
     def within(self, messages: tuple[str, ...]) -> str:
-        """Return the first node, or reader of an input, that a message names, or ''."""
-        words = [word for text in messages for word in _WORD.findall(text)]
-        for word in words:
-            if node := self.called(word) or self._readers.get(word.split(":")[0], ""):
+        """Return the node, or the reader of the input, that a message names, or ''.
+
+        The longest name counts, because a short one may be a word of the message.
+        """
+        words = {word for text in messages for word in _WORD.findall(text)}
+        for word in sorted(words, key=lambda word: (-len(word), word)):
+            if node := self.called(word):
                 return node
-        return ""
+        inputs = [found[1] for text in messages if (found := _INPUT.search(text))]
+        return next((self._readers[name] for name in inputs if name in self._readers), "")
 
 
 def _spellings(node: ir.Node) -> Iterator[str]:
