@@ -185,6 +185,14 @@ def test_nodes_are_sorted(tmp_path: Path) -> None:
     assert [n.id for n in model.graph.nodes] == ["h", "y"]
 
 
+def test_sizes_of_the_batch_that_the_exporter_saw_are_not_believed(tmp_path: Path) -> None:
+    proto = made([node("Neg", "x", "h"), node("Relu", "h", "y")])
+    proto.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, [1, 3]))
+    model = loaded(tmp_path, proto, "x=1..8..32x3")
+    assert model.facts["h"].shape == (8, 3)
+    assert model.facts["y"].shape == (8, 3)
+
+
 def test_exporters_traces_do_not_stay(tmp_path: Path) -> None:
     proto = made([node("Relu", "x", "y", doc_string="File /home/somebody/net.py")])
     for holder in (proto, proto.graph, proto.graph.node[0], proto.graph.input[0]):
