@@ -68,7 +68,7 @@ def _filled(path: Path) -> Callable[[Path], Path]:
 
 
 def fill(model: onnx.ModelProto, seed: int = 0) -> None:
-    """Replace each ConstantOfShape weight, and each float one, by a random initializer, in place."""
+    """Make each ConstantOfShape weight, and each float one, a random initializer, in place."""
     graph, rng = model.graph, np.random.default_rng(seed)
     table = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     made = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "ConstantOfShape"}

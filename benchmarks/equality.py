@@ -23,13 +23,13 @@ import numpy as np
 import splitc
 from splitc import pipeline
 from splitc.bundle import Parts, contract
+from splitc.comparison import relative_error
 from splitc.cuts import INPUT, OUTPUT, Cut, resolve
 from splitc.execute import evaluate
 from splitc.feeds import draw_inputs
 from splitc.manifest import Source
 from splitc.model import Model
 from splitc.split import Split, split
-from splitc.comparison import relative_error
 from splitc.wire import frame
 
 TOLERANCE = 1e-5

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import onnx_ir as ir
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from splitc.errors import ModelError
 from splitc.ingest.onnx_file import read
@@ -55,7 +56,13 @@ class Simplify:
 
 
 def _finished(model: Model, made: Model) -> Model:
-    """Type the result, keep names honest, and refuse it if its outputs differ."""
+    """Type the result, keep names honest, and refuse it if its outputs differ.
+
+    What the tool wrote about itself (what it removed, kilobytes of it) is not the model's.
+    """
+    ClearMetadataAndDocStringPass()(made.ir)
+    made.ir.metadata_props.clear()
+    made.ir.metadata_props.update(model.ir.metadata_props)
     infer(made.ir)
     made.check()
     if difference := honest(model, made):

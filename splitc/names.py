@@ -96,7 +96,7 @@ def _recipe(model: Model, name: str) -> tuple[object, ...]:
 
 
 def _digest(table: Mapping[str, ir.Value], name: str | None) -> str:
-    tensor = table[name].const_value if name in table else None
+    tensor = table[name].const_value if name is not None and name in table else None
     return str(name) if tensor is None else tensor_digest(tensor)
 
 

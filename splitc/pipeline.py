@@ -93,7 +93,7 @@ def _build(name: str, options: Mapping[str, Any], where: str) -> Pass:
     if name not in names:
         raise PassError(f"unknown pass {name!r}", where=where, hint=did_you_mean(name, names))
     made = get(name)
-    fields = {field.name for field in dataclasses.fields(made)}  # type: ignore[arg-type]
+    fields = {field.name for field in dataclasses.fields(made)}
     for option in sorted(options.keys() - fields):
         hint = did_you_mean(option, fields) if fields else f"{name!r} takes no options"
         raise PassError(f"{name!r} has no option {option!r}", where=where, hint=hint)

@@ -1,8 +1,9 @@
-"""Small networks for tests: from ONNX text, and random DAGs with everything that makes cuts hard."""
+"""Small networks for tests: from ONNX text, and random DAGs with all that makes cuts hard."""
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,9 +43,7 @@ class _Dag:
         """Return a tensor, a recent one more often."""
         return self.rng.choice(self.tensors[-4:] if self.rng.random() < 0.7 else self.tensors)
 
-    def add(
-        self, op: str, inputs: Sequence[str], outputs: Sequence[str], **options: object
-    ) -> None:
+    def add(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **options: Any) -> None:
         self.nodes.append(helper.make_node(op, list(inputs), list(outputs), **options))
 
     def grow(self) -> None:
@@ -115,11 +114,11 @@ def dag(seed: int, size: int = 9) -> onnx.ModelProto:
         grown.grow()
     made = grown.tensors[len(grown.inputs) :]
     outputs = [made[-1], *(t for t in made[:-1] if grown.rng.random() < 0.15)]
-    info = [
+    ends = [
         [helper.make_tensor_value_info(t, TensorProto.FLOAT, SIZE) for t in names]
         for names in (grown.inputs, outputs)
     ]
-    graph = helper.make_graph(grown.nodes, "dag", *info, grown.initializers)
+    graph = helper.make_graph(grown.nodes, "dag", ends[0], ends[1], grown.initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
