@@ -5,6 +5,7 @@ it reports less clearly, or not at all, what is refused here.
 """
 
 from collections.abc import Iterator
+from functools import cache
 from math import prod
 
 import onnx
@@ -114,11 +115,17 @@ def _operator(node: onnx.NodeProto, versions: dict[str, int], where: str) -> Non
     version = versions.get(domain) or versions.get("ai.onnx" if domain == "" else domain)
     if version is None:
         raise ModelError(f"the file imports no opset for domain {domain!r}", where=where)
-    newest = onnx.defs.onnx_opset_version() if domain == "" else version
-    if not onnx.defs.has(node.op_type, min(version, newest), domain):
+    if not _exists(node.op_type, version, domain):
         raise ModelError(
             f"opset {version} has no operator {node.op_type!r}", where=f"{where}, {label(node)}"
         )
+
+
+@cache
+def _exists(op: str, version: int, domain: str) -> bool:
+    """Tell whether an opset has an operator; an opset newer than onnx's counts as its newest."""
+    newest = onnx.defs.onnx_opset_version() if domain == "" else version
+    return bool(onnx.defs.has(op, min(version, newest), domain))
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
