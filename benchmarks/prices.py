@@ -35,6 +35,8 @@ from splitc.scenario import Device, Scenario
 from splitc.split import split
 
 TURN, ROUNDS, APART = 1e-3, 9, 1.05
+MEMORY = 1e9
+"""Bytes of weights that all open heads together may hold."""
 
 
 @dataclass
@@ -99,7 +101,8 @@ def measure(model: Model, cuts: Sequence[Cut], budget: float) -> list[Head]:
 def row(name: str, model: Model, device: Device, budget: float, most: int) -> Row:
     inner = [c for c in listed(model.graph, allowed=cuttable(model)) if c.kind == "inner"]
     whole = Cut("output", (), frozenset(model.graph.by_id))
-    cuts = [*spread(inner, most), whole]
+    fit = max(3, int(MEMORY / max(model.weight_bytes(), 1)))
+    cuts = [*spread(inner, min(most, fit)), whole]
     heads = measure(model, cuts, budget)
     link = scenario.link("wifi")
     table = cost.table(model, Scenario(head=device, tail=device, link=link))
