@@ -28,18 +28,22 @@ TORCH = ("resnet50", "mobilenet_v2", "vit_b16", "bert_base")
 
 @dataclass(frozen=True)
 class Network:
-    """`make(folder)` returns the file, written into `folder` where there is none yet."""
+    """`make(folder)` returns the file, written into `folder` where there is none yet.
+
+    `real`: trained, and small.
+    """
 
     name: str
     make: Callable[[Path], Path]
     inputs: tuple[str, ...] = ()
+    real: bool = False
 
 
 def shared() -> list[Network]:
     """List the networks beside the checkout (../shared or $SPLITC_SHARED); maybe none."""
     folder = Path(os.environ.get("SPLITC_SHARED", ROOT.parent / "shared")) / "models"
     return [
-        Network(path.stem, lambda _, path=path: path, INPUTS.get(path.stem, ()))  # type: ignore[misc]
+        Network(path.stem, lambda _, path=path: path, INPUTS.get(path.stem, ()), True)  # type: ignore[misc]
         for path in sorted(folder.glob("*.onnx"))
     ]
 

@@ -2,7 +2,7 @@
 
     python benchmarks/equality.py [--only NAME] [--large 64] [--spread 20] [--folder DIR]
 
-Prints Markdown, one row a graph: the network as loaded ("raw") and after the default pipeline.
+Prints Markdown, one row a graph: after the default pipeline, real networks as loaded ("raw") too.
 Each cut is resolved again from its `--cut` text, split, opened as two onnxruntime sessions (one
 thread), and fed through a frame; the error is max|a−b| / max|b|, worst over outputs and cuts.
 "simplified" compares the whole after the pipeline with the whole as loaded.
@@ -113,10 +113,10 @@ def measure(name: str, model: Model, loaded: Values | None, count: int | None) -
 
 
 def rows(network: _networks.Network, folder: Path, large: int, count: int) -> Iterator[Row]:
-    """Measure the graph as loaded (small ones only) and after the default pipeline."""
+    """Measure the graph as loaded (real ones only) and after the default pipeline."""
     model = splitc.load(network.make(folder), inputs=network.inputs)
     small = model.weight_bytes() <= large * 2**20
-    if small:
+    if network.real:
         yield measure(f"{network.name}, raw", model, None, None)
     loaded = evaluate(model, draw_inputs(model, seed=0))
     after = pipeline.run(pipeline.parse(pipeline.DEFAULT), model)
