@@ -47,34 +47,15 @@ def constant(value: Any, bb: Any) -> NDArray[Any] | None:
 
 def _conv2d(bb: Any, call: Any, machine: Machine) -> Any:
     attrs, weights = call.attrs, constant(call.args[1], bb)
-    layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
+    layouts = (attrs.data_layout, attrs.kernel_layout)
     if weights is None or weights.dtype != np.float32 or str(call.ty.dtype) != "float32":
         return _stock("relax.nn.conv2d")(bb, call)
-    if layouts == ("NCHW", "OIHW", "NCHW"):
-        return _around(call, weights)
-    if layouts[:2] == ("NHWC", "OHWI"):
+    if layouts == ("NHWC", "OHWI"):
         for family in (depthwise, conv):
             made = family.emit(bb, call, weights, machine)
             if made is not None:
                 return made
     return _stock("relax.nn.conv2d")(bb, call)
-
-
-def _around(call: Any, weights: NDArray[np.float32]) -> Any:
-    """A convolution that the layout pass left alone, between two transpositions."""
-    attrs = call.attrs
-    inner = relax.op.nn.conv2d(
-        relax.op.permute_dims(call.args[0], [0, 2, 3, 1]),
-        relax.const(np.ascontiguousarray(weights.transpose(0, 2, 3, 1))),
-        attrs.strides,
-        attrs.padding,
-        attrs.dilation,
-        int(attrs.groups),
-        "NHWC",
-        "OHWI",
-        "NHWC",
-    )
-    return relax.op.permute_dims(inner, [0, 3, 1, 2])
 
 
 def _matmul(bb: Any, call: Any, machine: Machine) -> Any:

@@ -2,20 +2,19 @@
 
 All of it is plain ONNX before and after, so that it can be compared with onnxruntime alone.
 
-    Clip(x, 0, 6)        becomes   Min(Relu(x), 6)
     Conv of rank 3       becomes   Reshape, Conv of rank 4, Reshape
+    Sum(a, b, c)         becomes   Add(Add(a, b), c)
     LSTM, GRU            become    one step after the other (`recurrent`)
     If (constant)        becomes   the branch that is taken
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from splitc.backends.tvm import recurrent
-from splitc.backends.tvm.rewriting import Rewriter, array_of, replace_node, scalar
+from splitc.backends.tvm.rewriting import Rewriter, array_of, replace_node
 from splitc.model import Model
 
 FOLDED_BELOW = 1 << 25
@@ -72,38 +71,6 @@ def _fold(model: ir.Model) -> None:
             return
 
 
-def _clip(model: ir.Model, node: ir.Node) -> None:
-    """Clip with constant limits, in any of its forms; others stay for the importer."""
-    low, high = (_limit(model, node, place, key) for place, key in ((1, "min"), (2, "max")))
-    if low is None or high is None or node.inputs[0] is None:
-        return
-    make, value = Rewriter(model, node), node.inputs[0]
-    dtype = value.dtype or ir.DataType.FLOAT
-    if low == 0 and dtype == ir.DataType.FLOAT:
-        value = make("Relu", value)
-    elif low != -np.inf:
-        value = make("Max", value, make.constant(np.asarray(low, dtype.numpy())))
-    if high != np.inf:
-        value = make("Min", value, make.constant(np.asarray(high, dtype.numpy())))
-    if value is node.inputs[0]:
-        value = make("Identity", value)
-    replace_node(model, node, [value], make.nodes)
-
-
-def _limit(model: ir.Model, node: ir.Node, place: int, key: str) -> float | int | None:
-    """Return a limit of Clip, ±inf where there is none, None where it is computed."""
-    missing = np.inf if key == "max" else -np.inf
-    if (attribute := node.attributes.get(key)) is not None:
-        return attribute.as_float()
-    if place >= len(node.inputs) or node.inputs[place] is None:
-        return missing
-    limit = array_of(node.inputs[place])
-    if limit is None or limit.size != 1:
-        return None
-    value = scalar(limit)
-    return missing if np.isnan(value) else value
-
-
 def _conv1d(model: ir.Model, node: ir.Node) -> None:
     """A convolution along one axis is one of height 1."""
     data, weights, *bias = node.inputs
@@ -123,18 +90,23 @@ def _conv1d(model: ir.Model, node: ir.Node) -> None:
     replace_node(model, node, [make.reshaped(made, (batch, kernel.shape[0], -1))], make.nodes)
 
 
+def _sum(model: ir.Model, node: ir.Node) -> None:
+    """The importer would stack all terms, broadcast, and sum over the stack."""
+    make = Rewriter(model, node)
+    if len(node.inputs) < 2:
+        return
+    total = node.inputs[0]
+    for term in node.inputs[1:]:
+        total = make("Add", total, term)
+    replace_node(model, node, [total], make.nodes)
+
+
 _DOUBLED = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0}
 
 REWRITES: dict[str, Callable[[ir.Model, ir.Node], None]] = {
-    "Clip": _clip,
     "Conv": _conv1d,
+    "Sum": _sum,
     "LSTM": recurrent.lower,
     "GRU": recurrent.lower,
 }
 """Operator → how it is rewritten, in place; a form that no rewrite knows stays as it is."""
-
-
-def remaining(model: ir.Model, known: Iterable[str]) -> list[ir.Node]:
-    """Return the nodes of a prepared model whose operator is none of `known`."""
-    names = set(known)
-    return [n for n in model.graph if n.op_type not in names or n.domain not in ("", "ai.onnx")]

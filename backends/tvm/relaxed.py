@@ -8,6 +8,7 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
 
+from splitc.backends.tvm.layout import channels_last
 from splitc.backends.tvm.legalize import rules
 from splitc.backends.tvm.machine import Machine
 from splitc.backends.tvm.schedule import schedule
@@ -53,13 +54,12 @@ def _kernels(module: Any, machine: Machine) -> Any:
     passes = relax.transform
     first = [passes.DecomposeOpsForInference(), passes.CanonicalizeBindings(), passes.FoldConstant()]
     module = tvm.transform.Sequential(first)(module)
-    module = passes.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]})(module)
+    module = channels_last(module)
     own = rules(machine)
     then = [
         passes.CanonicalizeBindings(),
         passes.FoldConstant(),
         passes.LegalizeOps(own),
-        passes.LegalizeOps(own),  # what the first round wrapped in transpositions
         passes.DeadCodeElimination(),
         passes.AnnotateTIROpPattern(),
         passes.FoldConstant(),

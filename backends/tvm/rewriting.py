@@ -81,9 +81,3 @@ def array_of(value: ir.Value | None) -> NDArray[Any] | None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
-
-
-def scalar(array: NDArray[Any]) -> float | int:
-    """Return the only element of an array as a Python number."""
-    value: float | int = array.reshape(()).item()
-    return value

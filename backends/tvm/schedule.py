@@ -52,9 +52,7 @@ def _kernel(function: Any, machine: Machine) -> tuple[Any, str]:
         family = name(sch, mains[0])
         try:
             FAMILIES[family](sch, mains[0], machine)
-        except s_tir.ScheduleError as E:
-            import os
-            if os.environ.get('DBG'): print('MAIN', function.attrs, str(E)[-800:])
+        except s_tir.ScheduleError:
             pass  # fused with something that this family does not expect
         else:
             return sch.mod["main"], family
