@@ -37,8 +37,13 @@ def held_out_frames(size: int = 256, per_frame: int = 8) -> tuple[Images, Labels
     return np.stack([pixels for pixels, _ in made])[:, None], np.stack([truth for _, truth in made])
 
 
-def frame(images: Images, labels: Labels, size: int, rng: Generator) -> tuple[Images, Labels]:
-    """Lay these digits into different cells of one frame; return (size, size) and cell labels."""
+def frame(
+    images: Images, labels: Labels, size: int, rng: Generator, slant: float = 0.0
+) -> tuple[Images, Labels]:
+    """Lay these digits into different cells of one frame; return (size, size) and cell labels.
+
+    `slant`: each digit leans and climbs by up to this much (a slope), to vary training digits.
+    """
     across = size // CELL
     truth = np.full((across, across), NOTHING, np.int64)
     canvas = background(size, rng)
@@ -46,7 +51,7 @@ def frame(images: Images, labels: Labels, size: int, rng: Generator) -> tuple[Im
     for image, label, cell in zip(images, labels, cells, strict=True):
         row, column = divmod(int(cell), across)
         truth[row, column] = label
-        _draw(canvas, image, row, column, rng)
+        _draw(canvas, image, row, column, rng, slant)
     noisy = canvas + rng.normal(0, rng.uniform(3, 10), canvas.shape)
     return np.clip(noisy, 0, 255).astype(np.uint8), truth
 
@@ -64,7 +69,12 @@ def background(size: int, rng: Generator) -> NDArray[np.float64]:
 
 
 def _draw(
-    canvas: NDArray[np.float64], image: Images, row: int, column: int, rng: Generator
+    canvas: NDArray[np.float64],
+    image: Images,
+    row: int,
+    column: int,
+    rng: Generator,
+    slant: float,
 ) -> None:
     """Write one digit into its cell: 20 to 30 pixels high, dark or light, a little off centre."""
     height = int(rng.integers(20, 31))
@@ -73,7 +83,18 @@ def _draw(
     left = column * CELL + int(rng.integers(0, CELL - width + 1))
     patch = canvas[top : top + height, left : left + width]
     ink = rng.uniform(60, 110) * (-1 if patch.mean() > 128 else 1)
-    patch += ink * stretch(image / 16.0, height, width)
+    drawn = stretch(image / 16.0, height, width)
+    if slant:
+        drawn = lean(lean(drawn, rng.uniform(-slant, slant)).T, rng.uniform(-slant, slant)).T
+    patch += ink * drawn
+
+
+def lean(image: NDArray[np.float64], slope: float) -> NDArray[np.float64]:
+    """Shear a 2-D array: shift each row by `slope` pixels more than the row before."""
+    across, middle = np.arange(image.shape[1]), (image.shape[0] - 1) / 2
+    return np.stack(
+        [np.interp(across + slope * (i - middle), across, row) for i, row in enumerate(image)]
+    )
 
 
 def stretch(image: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:

@@ -2,22 +2,25 @@
 
 Fully convolutional: trained on crops, used on whole frames. For each 32×32 cell of a grey 8-bit
 frame it gives 11 scores: the digits 0 to 9, and nothing. The two narrow places follow BottleNet
-(Eshratifar et al., 2019, arXiv 1902.01000): few channels to send, restored behind them. Shapes in
-comments are those of a frame of 256×256.
+(Eshratifar et al., 2019, arXiv 1902.01000): few channels to send, restored behind them; they have
+no rectifier (MobileNetV2's linear bottleneck). Shapes in comments: a frame of 256×256.
 """
 
+import torch
 from torch import Tensor, nn
 
 CLASSES = 11
 
 
-def conv(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn.Sequential:
-    """Convolution, batch normalisation (folded away on export), rectifier."""
-    return nn.Sequential(
+def conv(
+    inputs: int, outputs: int, stride: int = 1, size: int = 3, linear: bool = False
+) -> nn.Sequential:
+    """Convolution, batch normalisation (folded away on export), rectifier unless `linear`."""
+    layers = (
         nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False),
         nn.BatchNorm2d(outputs),
-        nn.ReLU(),
     )
+    return nn.Sequential(*layers) if linear else nn.Sequential(*layers, nn.ReLU())
 
 
 class Residual(nn.Module):
@@ -25,12 +28,11 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(conv(width, width), conv(width, width))
+        self.body = nn.Sequential(conv(width, width), conv(width, width, linear=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, width, H, W) → the same shape."""
-        out: Tensor = x + self.body(x)
-        return out
+        return torch.relu(x + self.body(x))
 
 
 class DigitsCamera(nn.Module):
@@ -38,13 +40,17 @@ class DigitsCamera(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(conv(1, 8, 2), conv(8, 16, 2), conv(16, 4, 2))  # 4×32×32
+        self.stem = nn.Sequential(
+            conv(1, 8, stride=2), conv(8, 16, stride=2), conv(16, 4, stride=2, linear=True)
+        )  # 4×32×32
         self.waist = nn.Sequential(
-            conv(4, 32), conv(32, 48, 2), Residual(48), conv(48, 4)
+            conv(4, 32), conv(32, 48, stride=2), Residual(48), conv(48, 4, linear=True)
         )  # 4×16×16
         self.restore = nn.Sequential(conv(4, 48, size=1), nn.Upsample(scale_factor=2))  # 48×32×32
         self.trunk = nn.Sequential(*(Residual(48) for _ in range(5)))  # 48×32×32
-        self.read = nn.Sequential(conv(48, 64, 2), conv(64, 64, 2), nn.Conv2d(64, CLASSES, 1))
+        self.read = nn.Sequential(
+            conv(48, 64, stride=2), conv(64, 64, stride=2), nn.Conv2d(64, CLASSES, 1)
+        )  # 11×8×8
 
     def scaled(self, frame: Tensor) -> Tensor:
         """Bytes → floats from -1 to 1."""

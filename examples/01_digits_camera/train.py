@@ -18,17 +18,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 OUTPUT = Path(__file__).with_name("digits.onnx")
-STEPS, BATCH, CROP = 1600, 16, 128
+STEPS, BATCH, CROP = 2600, 8, 128
 SEED = 1
 
 
 def batches(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Draw crops of 128×128 with 2 to 14 digits in their 16 cells: (frames, labels of cells)."""
+    """Draw crops of 128×128 with 6 to 16 digits in their 16 cells: (frames, labels of cells)."""
     images, labels = frames.digits(held_out=False)
     made = []
     for _ in range(BATCH):
-        chosen = rng.choice(len(images), rng.integers(2, 15), replace=False)
-        made.append(frames.frame(images[chosen], labels[chosen], CROP, rng))
+        chosen = rng.choice(len(images), rng.integers(6, 17), replace=False)
+        made.append(frames.frame(images[chosen], labels[chosen], CROP, rng, slant=0.2))
     pixels = np.stack([crop for crop, _ in made])[:, None]
     crops = torch.from_numpy(pixels).contiguous(memory_format=torch.channels_last)
     return crops, torch.from_numpy(np.stack([truth for _, truth in made]))
