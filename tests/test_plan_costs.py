@@ -195,12 +195,11 @@ def test_the_ranking_is_the_head_of_the_whole_ranking(seed: int, tmp_path: Path)
     nodes = [
         onnx.helper.make_node("Neg", [f"t{at - 1}" if at else "x"], [f"t{at}"]) for at in range(40)
     ]
-    info = [
+    given, made = (
         [onnx.helper.make_tensor_value_info(t, 1, [1]) for t in names] for names in (["x"], ends)
-    ]
-    onnx.save(
-        onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", *info)), tmp_path / "m.onnx"
     )
+    graph = onnx.helper.make_graph(nodes, "g", given, made)
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
     costs = with_prices(read(tmp_path / "m.onnx").graph, rng)
     whole = splitc.plan(tmp_path / "m.onnx", costs=costs, rate="20Mbit/s/1Mbit/s", top=0)
     assert len(whole.ranked) == 41

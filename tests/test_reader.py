@@ -73,6 +73,13 @@ TEXTS = {
                     else_branch = q () => (float[2] u2) { u2 = Identity(v) }>
       }>
     }""",
+    "a body that hands out what it captures": """<ir_version: 10, opset_import: ["" : 17]>
+    g (float[2] x, bool c) => (float[2] y) {
+      a = Neg(x)
+      b = Abs(x)
+      y = If(c) <then_branch = p () => (float[2] a) { u = Neg(b) },
+                 else_branch = q () => (float[2] v) { v = Identity(b) }>
+    }""",
     "a body that draws": """<ir_version: 10, opset_import: ["" : 17]>
     g (float[2] x) => (float[2] y) {
       k = Constant<value = bool {1}>()
