@@ -1,6 +1,6 @@
 """How long a plan takes, and how that grows: random layered DAGs of 100 … 10,000 nodes.
 
-    python benchmarks/planner.py [--sizes 100,1000,10000] [--repeat 5] [--seed 0]
+    python benchmarks/planner.py [--sizes 100,1000,10000] [--repeat 5] [--seeds 3]
 
 Prints Markdown. "solve" is construction, solver and certificate with the model and the prices in
 memory; "plan" is `splitc.plan(path, costs=path, rate=…)` in this process: reading the ONNX file
