@@ -1,4 +1,4 @@
-"""TVM heads against onnxruntime: `python benchmarks/tvm.py [NAME…] [--light] [--torch] [--rounds N]`.
+"""TVM heads against onnxruntime: `python benchmarks/tvm_heads.py [NAME…] [--light] [--torch] [--rounds N]`.
 
 For each network, simplified as `compile` does it: seconds and peak memory of compiling (a process
 of its own), size of the artifact, worst error against onnxruntime, and the ratio of CPU times at
