@@ -100,6 +100,8 @@ class OrtSession:
         """Run on all of the inputs; arrays of the caller are not changed."""
         if not self._outputs:
             return {}
+        if lacking := sorted(self._types.keys() - feeds.keys()):
+            raise BackendError(f"onnxruntime: no input {lacking[0]!r} was given", where=self._where)
         run = self._run_narrow if self._narrow else self._run
         try:
             return dict(zip(self._outputs, run(feeds), strict=True))

@@ -94,12 +94,12 @@ def open_head(folder: str | Path, *, threads: int = 0) -> Head:
 
     `threads`: for its operators, 0 = all cores. Raises `VerifyError` for a damaged bundle.
     """
-    return Head(Path(folder), manifest.read(Path(folder)), threads)
+    return Head(Path(folder), _fitting(manifest.read(Path(folder))), threads)
 
 
 def open_tail(folder: str | Path, *, threads: int = 0) -> Tail:
     """Open the tail of a bundle; the other side's folder may be absent. See `open_head`."""
-    return Tail(Path(folder), manifest.read(Path(folder)), threads)
+    return Tail(Path(folder), _fitting(manifest.read(Path(folder))), threads)
 
 
 def run(
@@ -156,13 +156,43 @@ class _Side:
 
     def __call__(self, feeds: Values) -> dict[str, NDArray[Any]]:
         """Run the segment on what it needs of `feeds`; nothing when it is empty."""
-        return {} if self._model is None else self._session(feeds)
+        if self._model is None:
+            return {}
+        made = self._session(feeds)
+        if lacking := sorted({*self._segment.gives} - made.keys()):
+            raise VerifyError(f"the {self._segment.name} does not make {lacking[0]!r}")
+        return made
 
     @cached_property
     def _session(self) -> Session:
+        assert self._model is not None, "an empty side has no session"
         target = Target(self._segment.name, threads=self._threads)
         artifact = Artifact(backend="onnxruntime", format="onnx", target=target)
         return backend.get(artifact.backend).load(artifact.at(self._model))
+
+
+def misfit(read: Manifest) -> str:
+    """Say what is wrong between the halves' interfaces and the contract; '' if they fit."""
+    head, tail = (read.segment(name) for name in manifest.SIDES)
+    inputs = {tensor.name for tensor in read.inputs}
+    crossing = {tensor.name for tensor in read.contract.tensors}
+    late = {tensor.name for tensor in read.contract.gives}
+    outputs = {tensor.name for tensor in read.outputs}
+    lacking = {
+        "the head needs": set(head.needs) - inputs,
+        "nobody makes": crossing - inputs - set(head.gives),
+        "the tail needs": set(tail.needs) - crossing,
+        "the tail does not make": late - set(tail.gives) - crossing,
+        "the tail gives, which is no output,": late - outputs,
+        "no side gives": outputs - late - set(head.gives) - inputs,
+    }
+    return "; ".join(f"{what} {sorted(names)[0]!r}" for what, names in lacking.items() if names)
+
+
+def _fitting(read: Manifest) -> Manifest:
+    if wrong := misfit(read):
+        raise VerifyError(f"the halves do not fit the contract: {wrong}", where=manifest.NAME)
+    return read
 
 
 def _segment(read: Manifest, name: str) -> Segment:

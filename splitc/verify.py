@@ -146,21 +146,10 @@ def with_checks(report: Report, more: Sequence[Check]) -> Report:
 
 def _contract(read: Manifest) -> Check:
     """Say whether the halves' interfaces and the contract fit each other."""
-    head, tail = (read.segment(name) for name in manifests.SIDES)
-    inputs = {tensor.name for tensor in read.inputs}
-    crossing = {tensor.name for tensor in read.contract.tensors}
-    late = {tensor.name for tensor in read.contract.gives}
-    outputs = {tensor.name for tensor in read.outputs}
-    lacking = {
-        "the head needs": set(head.needs) - inputs,
-        "nobody makes": crossing - inputs - set(head.gives),
-        "the tail needs": set(tail.needs) - crossing,
-        "the tail does not make": late - set(tail.gives) - crossing,
-        "no side gives": outputs - late - set(head.gives) - inputs,
-    }
-    if wrong := [f"{what} {sorted(names)[0]!r}" for what, names in lacking.items() if names]:
-        return Check("contract", "fail", detail="; ".join(wrong))
-    return Check("contract", "pass", detail=f"{len(crossing)} tensors, pair {read.contract.pair}")
+    if wrong := runtime.misfit(read):
+        return Check("contract", "fail", detail=wrong)
+    count, pair = len(read.contract.tensors), read.contract.pair
+    return Check("contract", "pass", detail=f"{count} tensors, pair {pair}")
 
 
 class _Selftest:

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,9 @@ from numpy.typing import NDArray
 from splitc import runtime
 from splitc.contract import BoundaryTensor, Contract
 from splitc.errors import BackendError, RequestError, VerifyError, WireError
+from splitc.manifest import Manifest, Segment
 from splitc.wire import frame
+from tests.bundles import described, record
 
 HEAD = """
 <ir_version: 10, opset_import: ["": 21]>
@@ -25,10 +26,6 @@ TAIL = """
 tail (float[N,3] a, float[N,3] m) => (float[N,3] y)
 { y = Mul(a, m) }
 """
-
-
-def info(name: str, dtype: str, *shape: int | str) -> SimpleNamespace:
-    return SimpleNamespace(name=name, dtype=dtype, shape=shape)
 
 
 def crosses(name: str, dtype: str, *shape: int | str) -> BoundaryTensor:
@@ -52,27 +49,27 @@ CUTS["input"] |= {"boundary": (X, M), "late": (Y,)}
 OUTPUTS = {"inner": (S, Y, A), "input": (Y,), "output": (S, A)}
 
 
-def write(folder: Path, kind: str, pair: str = "ab" * 32) -> SimpleNamespace:
+def write(folder: Path, kind: str, pair: str = "ab" * 32) -> Manifest:
     """Write the halves of a bundle; return what its manifest says of them."""
     cut = CUTS[kind]
     segments = []
     for side in ("head", "tail"):
         path = f"{side}/model.onnx" if cut[side] else None
+        needs, gives = (), ()  # type: tuple[str, ...], tuple[str, ...]
         if path:
+            half = onnx.parser.parse_model(cut[side])
+            needs = tuple(value.name for value in half.graph.input)
+            gives = tuple(value.name for value in half.graph.output)
             (folder / side).mkdir(parents=True)
-            (folder / path).write_bytes(onnx.parser.parse_model(cut[side]).SerializeToString())
-        segments.append(SimpleNamespace(name=side, model=path))
+            (folder / path).write_bytes(half.SerializeToString())
+        segments.append(Segment(name=side, tier=side, needs=needs, gives=gives, model=path))
     contract = Contract(
         tensors=tuple(crosses(*tensor) for tensor in cut["boundary"]),
         gives=tuple(crosses(*tensor) for tensor in cut["late"]),
         pair=pair,
     )
-    return SimpleNamespace(
-        inputs=(info(*X), info(*M)),
-        outputs=tuple(info(*tensor) for tensor in OUTPUTS[kind]),
-        segments=tuple(segments),
-        contract=contract,
-    )
+    outputs = [record(*tensor) for tensor in OUTPUTS[kind]]
+    return described(segments, contract, [record(*X), record(*M)], outputs)
 
 
 @pytest.fixture(params=["inner", "input", "output"])

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -20,9 +19,11 @@ import splitc
 from splitc import runtime
 from splitc.contract import BoundaryTensor, Contract
 from splitc.errors import RequestError, WireError
+from splitc.manifest import Segment
 from splitc.serve import serve
 from splitc.wire import frame
 from splitc.wire.stream import Remote, Stream, parse_address
+from tests.bundles import described, record
 
 TAIL = """
 <ir_version: 10, opset_import: ["": 21]>
@@ -48,9 +49,9 @@ Start = Callable[..., str]
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Start servers of one small tail; they are stopped, and must stop, at the end."""
     (tmp_path / "model.onnx").write_bytes(onnx.parser.parse_model(TAIL).SerializeToString())
-    read = SimpleNamespace(
-        segments=(SimpleNamespace(name="tail", model="model.onnx"),), contract=contract()
-    )
+    head = Segment(name="head", tier="device", needs=(), gives=("a", "b"), model=None)
+    tail = Segment(name="tail", tier="server", needs=("a", "b"), gives=("y",), model="model.onnx")
+    read = described((head, tail), contract(), outputs=[record("y", "float32", "K")])
     monkeypatch.setattr(runtime.manifest, "read", lambda folder: read)
     stop, running = Event(), []
 
@@ -271,6 +272,7 @@ def test_two_processes_each_with_its_own_side(tmp_path: Path) -> None:
 
 SERVER = """
 import sys
+from splitc.manifest import Segment
 from splitc.serve import serve
 serve(sys.argv[1], on_ready=lambda host, port: print(f"{host}:{port}", flush=True))
 """
