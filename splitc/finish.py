@@ -14,10 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import msgspec
+
 from splitc import __version__, backend, native
 from splitc import manifest as manifests
 from splitc.backend import Artifact, Finisher, Target
 from splitc.comparison import Check
+from splitc.errors import VerifyError
 from splitc.manifest import ArtifactRecord, Manifest, Segment
 
 VERSION = 1
@@ -42,6 +45,13 @@ class Finish:
             "built": {path: dict(facts) for path, facts in self.built.items()},
             "checks": [check.to_json() for check in self.checks],
         }
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What is read again of ``finished.json``."""
+
+    files: dict[str, manifests.FileRecord]
+    built: dict[str, dict[str, str | int]]
 
 
 @dataclass(frozen=True)
@@ -123,9 +133,13 @@ def _finished(folder: Path, read: Manifest, segment: Segment, record: ArtifactRe
 def _earlier(folder: Path, mark: str) -> dict[str, bytes]:
     """Return the files that an earlier `finish` built under the same key; their digests hold."""
     path = folder / manifests.FINISHED
-    told = json.loads(path.read_bytes()) if path.exists() else {}
-    built = told.get("built", {}) if isinstance(told, dict) else {}
-    same = [name for name in told.get("files", {}) if built.get(name, {}).get("key") == mark]
+    if not path.exists():
+        return {}
+    try:
+        told = msgspec.json.decode(path.read_bytes(), type=_Told)
+    except msgspec.DecodeError as error:
+        raise VerifyError(f"{path.name} is malformed: {error}", where=path.name) from error
+    same = [name for name in told.files if told.built.get(name, {}).get("key") == mark]
     return {name: (folder / name).read_bytes() for name in same}
 
 

@@ -50,6 +50,11 @@ class TensorRT:
 
     def compile(self, segment: "Model", target: Target) -> Artifact:
         """Write the recipe, with the verdict of TensorRT-RTX where that is installed."""
+        if not target.compute_capability:
+            raise BackendError(
+                "the device profile names no compute_capability: it has no GPU of NVIDIA's",
+                where=f"target {target.name!r}",
+            )
         refusals.check(self.name, self.supports(segment, target))
         from splitc.backends.tensorrt import judge
 

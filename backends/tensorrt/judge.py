@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from splitc.backend import Refusals
 from splitc.backends.tensorrt import blame, child
 from splitc.backends.tensorrt.child import RTX, Order, Outcome
-from splitc.backends.tensorrt.recipe import Build, Evidence, profile
+from splitc.backends.tensorrt.recipe import Build, Evidence, numbers, profile
 from splitc.backends.tensorrt.refusals import RTX_LACKS
 from splitc.model import Model
 
@@ -45,9 +45,9 @@ def judge(segment: Model, capability: str, build: Build | None = None) -> Verdic
 
 def nearest(capability: str) -> str:
     """Return the capability to judge with: itself, else the next lower one that there is."""
-    numbers = [float(known) for known in CAPABILITIES]
-    below = [n for n in numbers if n <= float(capability or "8.9")]
-    return f"{max(below, default=numbers[0]):.1f}"
+    wanted = numbers(capability or "8.9")
+    below = [known for known in CAPABILITIES if numbers(known) <= wanted]
+    return below[-1] if below else CAPABILITIES[0]
 
 
 def evidence(segment: Model, capability: str) -> Evidence:

@@ -41,7 +41,7 @@ class Build(_Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Holds(_Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the recipe may be built. `compute_capability` '' = on any GPU."""
+    """Where the recipe may be built: for this GPU, with `first` ≤ version < `below`."""
 
     compute_capability: str
     first: str = FIRST
@@ -110,7 +110,7 @@ def holds_for(recipe: Recipe, version: str, capability: str) -> str | None:
     holds = recipe.holds
     if not numbers(holds.first) <= numbers(version) < numbers(holds.below):
         return f"TensorRT {version} is not in {holds.first} ≤ version < {holds.below}"
-    if holds.compute_capability not in ("", capability):
+    if holds.compute_capability != capability:
         return (
             f"this GPU has compute capability {capability}, "
             f"the tail was planned for {holds.compute_capability}"
