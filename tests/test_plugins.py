@@ -99,6 +99,20 @@ print(scenario.device('acme-edge-1').name, scenario.link('acme-bus').name)
     assert python(site, code).split() == ["acme-edge-1", "acme-bus"]
 
 
+def test_all_four_in_one_compile(site: Path) -> None:
+    code = """
+from splitc.cli import main
+command = 'compile vendor.onnx --head acme-edge-1 --tail nvidia-a100 --link acme-bus'
+options = '--wire acme-deflate --head-backend acme --passes acme-fold-identity --cut @output'
+assert main([*command.split(), *options.split(), '-o', 'made', '--json']) == 0
+assert (Path('made') / 'head/acme-edge-1/program.acme').is_file()
+"""
+    out = python(site, MODEL + "from pathlib import Path\n" + code)
+    checks = {check["name"]: check["status"] for check in json.loads(out)["checks"]}
+    assert checks["head acme y"] == "pass", "what the chip computes was compared"
+    assert checks["model output y"] == "pass"
+
+
 def fake(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
     found = [EntryPoint(name, target, "splitc.backends") for name, target in points.items()]
     monkeypatch.setattr(plugins, "entry_points", lambda group: found)
