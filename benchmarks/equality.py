@@ -114,7 +114,7 @@ def measure(name: str, model: Model, loaded: Values | None, count: int | None) -
 
 def rows(network: _networks.Network, folder: Path, large: int, count: int) -> Iterator[Row]:
     """Measure the graph as loaded (real ones only) and after the default pipeline."""
-    model = splitc.load(network.make(folder), inputs=network.inputs)
+    model = splitc.load(network.make(folder), input=network.inputs)
     small = model.weight_bytes() <= large * 2**20
     if network.real:
         yield measure(f"{network.name}, raw", model, None, None)

@@ -99,7 +99,7 @@ def show(name: str, model: Model, count: int, capability: str) -> tuple[int, int
 
 
 def optimised(path: Path, inputs: tuple[str, ...] = ()) -> Model:
-    model = splitc.load(path, inputs=inputs)
+    model = splitc.load(path, input=inputs)
     return pipeline.run(pipeline.parse(pipeline.DEFAULT), model)
 
 

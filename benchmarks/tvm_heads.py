@@ -41,7 +41,7 @@ AT_LEAST_S = 0.05
 
 
 def loaded(path: Path, inputs: tuple[str, ...]) -> Model:
-    return Simplify().run(splitc.load(path, inputs=inputs))
+    return Simplify().run(splitc.load(path, input=inputs))
 
 
 def compile_here(path: Path, inputs: tuple[str, ...], folder: Path) -> None:

@@ -33,28 +33,28 @@ if TYPE_CHECKING:
 def inspect(
     model: str | Path | Model,
     *,
-    inputs: Sequence[str | InputSpec] = (),
+    input: Sequence[str | InputSpec] = (),
     passes: str | None = None,
     max_size: int = DEFAULT_MAX_SIZE,
 ) -> "Inspection":
     """Nodes, shapes, MACs, bytes, and the operators that no backend takes."""
     from splitc.inspection import inspect as look
 
-    return look(_after(opened(model, inputs, max_size), passes or ""))
+    return look(_after(opened(model, input, max_size), passes or ""))
 
 
 def cuts(
     model: str | Path | Model,
     *,
     max_tensors: int = 3,
-    inputs: Sequence[str | InputSpec] = (),
+    input: Sequence[str | InputSpec] = (),
     passes: str | None = None,
     max_size: int = DEFAULT_MAX_SIZE,
 ) -> "CutList":
     """List the boundaries worth looking at, of the graph as loaded unless `passes` is given."""
     from splitc.cuts import cuts as listing
 
-    return listing(_after(opened(model, inputs, max_size), passes or ""), max_tensors=max_tensors)
+    return listing(_after(opened(model, input, max_size), passes or ""), max_tensors=max_tensors)
 
 
 def optimize(
@@ -63,12 +63,12 @@ def optimize(
     passes: str,
     output: str | Path | None = None,
     cut: str | None = None,
-    inputs: Sequence[str | InputSpec] = (),
+    input: Sequence[str | InputSpec] = (),
     observe: Observer | None = None,
     max_size: int = DEFAULT_MAX_SIZE,
 ) -> Model:
     """Run passes alone; write the result to `output` unless it is None. Returns the model."""
-    loaded = opened(model, inputs, max_size)
+    loaded = opened(model, input, max_size)
     steps = pipeline.parse(passes)
     scoped = [step.name for step in steps if getattr(step, "scope", None)]
     if scoped and cut is None:
@@ -100,7 +100,7 @@ def plan(
     request = _request(options)
     if costs is not None:
         return _plan_from_costs(model, costs, request, max_size)
-    return planned(opened(model, request.inputs, max_size), request, progress)[1]
+    return planned(opened(model, request.input, max_size), request, progress)[1]
 
 
 def compile(
@@ -127,7 +127,7 @@ def check(
     backend: str,
     device: str | Path | None = None,
     passes: str | None = None,
-    inputs: Sequence[str | InputSpec] = (),
+    input: Sequence[str | InputSpec] = (),
     max_size: int = DEFAULT_MAX_SIZE,
 ) -> "Checked":
     """Say which nodes a backend refuses, and why; for the limits of `device`, if it is given."""
@@ -136,7 +136,7 @@ def check(
     from splitc.scenario import device as profile
 
     target = None if device is None else Target.of(profile(device))
-    return ask(_after(opened(model, inputs, max_size), passes or ""), backend, target)
+    return ask(_after(opened(model, input, max_size), passes or ""), backend, target)
 
 
 def finish(bundle: str | Path) -> "Finish":
@@ -168,7 +168,10 @@ def _request(options: Mapping[str, object]) -> Request:
     known = Request.__dataclass_fields__
     if unknown := sorted(options.keys() - known.keys()):
         raise TypeError(f"unknown option {unknown[0]!r}; known: {', '.join(known)}")
-    given = {key: tuple(v) if key == "inputs" else v for key, v in options.items()}  # type: ignore[arg-type]
+    given = dict(options)
+    if "input" in given:
+        texts = given["input"]
+        given["input"] = (texts,) if isinstance(texts, str) else tuple(texts)  # type: ignore[arg-type]
     return Request(**given)  # type: ignore[arg-type]
 
 
@@ -189,7 +192,7 @@ def _plan_from_costs(
     if request.rate is None:
         raise RequestError("--costs needs the rate of the wire", hint="--rate 20Mbit/s[/50Mbit/s]")
     return plan_from_costs(
-        network(model, request.inputs, max_size),
+        network(model, request.input, max_size),
         costs if isinstance(costs, Mapping) else _read_json(Path(costs)),
         rate=parse_rate(request.rate),
         rtt=parse_time(request.rtt) if request.rtt else 0.0,

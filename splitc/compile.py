@@ -52,7 +52,7 @@ def compile_bundle(
     _return_freed_memory()
     scenario = request.scenario()
     progress("load", str(model) if not isinstance(model, Model) else model.source)
-    loaded = parked(opened(model, request.inputs, max_size))
+    loaded = parked(opened(model, request.input, max_size))
     after, plan = planned(loaded, request, progress)
     after = parked(after)
     progress("split", plan.chosen.title)

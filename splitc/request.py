@@ -29,7 +29,7 @@ class Request:
     head_backend: str = "onnxruntime"
     tail_backend: str = "onnxruntime"
     wire: str = "raw"
-    inputs: tuple[str, ...] = ()
+    input: tuple[str, ...] = ()
     input_codec: str | None = None
     strict: bool = False
     max_tensors: int = 3

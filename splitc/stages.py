@@ -23,13 +23,13 @@ def quiet(_stage: str, _detail: str = "") -> None:
 
 def opened(
     model: str | Path | Model,
-    inputs: Sequence[str | InputSpec] = (),
+    input: Sequence[str | InputSpec] = (),
     max_size: int = DEFAULT_MAX_SIZE,
 ) -> Model:
     """Return `model` itself, or load the file or factory that it names."""
     if isinstance(model, Model):
         return model
-    return load(model, inputs=inputs, max_size=max_size)
+    return load(model, input=input, max_size=max_size)
 
 
 def planned(model: Model, request: Request, progress: Progress = quiet) -> "tuple[Model, Plan]":

@@ -20,7 +20,7 @@ def model(text: str, folder: Path, inputs: Sequence[str] = ()) -> Model:
     """Load a network from its ONNX text through a file, as a user's would be."""
     path = folder / "net.onnx"
     onnx.save(onnx.parser.parse_model(HEADER + text), path)
-    return splitc.load(path, inputs=inputs)
+    return splitc.load(path, input=inputs)
 
 
 class _Dag:

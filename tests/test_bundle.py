@@ -31,7 +31,7 @@ def model(text: str, folder: Path, *inputs: str) -> Model:
     folder.mkdir(exist_ok=True)
     path = folder / "net.onnx"
     path.write_bytes(onnx.parser.parse_model(TEXT + text).SerializeToString())
-    return load(path, inputs=inputs)
+    return load(path, input=inputs)
 
 
 def wide(text: str, size: int) -> str:

@@ -91,5 +91,5 @@ def test_a_node_around_bodies_is_named(shared: Path) -> None:
     if missing := RTX.missing():
         pytest.skip(missing)
     path = shared / "models" / "silero_vad_16k_op15.onnx"
-    found = splitc.check(path, backend="tensorrt-rtx", inputs=["input=1x512"])
+    found = splitc.check(path, backend="tensorrt-rtx", input=["input=1x512"])
     assert list(found.refused) == ["/model/decoder/If_1_output_0"]

@@ -167,7 +167,7 @@ def test_what_a_dry_run_prints_runs_back(
     text = printed(capsys, "plan", model, *options, "--dry-run")
     table = tomllib.loads(text)
     assert table["rate"] == "20Mbit/s/50Mbit/s"
-    assert table["inputs"] == ["image=2x3x16x16"]
+    assert table["input"] == ["image=2x3x16x16"]
     assert table["passes"] == "simplify"
     config = tmp_path / "ci.toml"
     config.write_text(text)

@@ -20,7 +20,7 @@ TEXT = '<ir_version: 10, opset_import: ["": 21]>\n'
 def model(folder: Path, text: str, *inputs: str) -> Model:
     path = folder / "net.onnx"
     path.write_bytes(onnx.parser.parse_model(TEXT + text).SerializeToString())
-    return load(path, inputs=inputs)
+    return load(path, input=inputs)
 
 
 TABLE = "<float[5,2] w = {0,1,2,3,4,5,6,7,8,9}>"
@@ -172,6 +172,6 @@ def test_sizes_and_seeds(tmp_path: Path) -> None:
 def test_silero_runs_on_what_is_drawn(shared: Path) -> None:
     """Its `sr` is multiplied, not compared, in the 16 kHz export: 0 or 1, like any integer."""
     path = shared / "models" / "silero_vad_16k_op15.onnx"
-    whole = load(path, inputs=("input=1x512", "state=2x1x128"))
+    whole = load(path, input=("input=1x512", "state=2x1x128"))
     for sample in draw_samples(whole, 2):
         assert all(np.isfinite(array).all() for array in evaluate(whole, sample).values())

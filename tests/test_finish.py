@@ -276,7 +276,7 @@ def test_two_compiles_give_the_same_bytes(name: str, net: Path, tmp_path: Path) 
     for folder in ("one", "some-other-place"):
         where = tmp_path / folder / "bundle"
         where.parent.mkdir()
-        assert splitc.compile(net, output=where, tail_backend=name, inputs=inputs, **OPTIONS).ok
+        assert splitc.compile(net, output=where, tail_backend=name, input=inputs, **OPTIONS).ok
     one, other = contents(tmp_path / "one"), contents(tmp_path / "some-other-place")
     assert one == other
     assert any(path.endswith(("recipe.json", "engine.rtx")) for path in one)

@@ -25,7 +25,7 @@ def text(body: str, opset: int = 21, ir_version: int = 10, extra: str = "") -> o
 def loaded(folder: Path, proto: onnx.ModelProto | bytes, *inputs: str, **options: Any) -> Model:
     path = folder / "net.onnx"
     path.write_bytes(proto if isinstance(proto, bytes) else proto.SerializeToString())
-    return load(path, inputs=inputs, **options)
+    return load(path, input=inputs, **options)
 
 
 def made(
@@ -332,5 +332,5 @@ def test_onnx_light_models(path: Path) -> None:
 def test_real_networks(shared: Path) -> None:
     sizes = {"silero_vad_16k_op15": ("input=1x512",)}
     for path in sorted((shared / "models").glob("*.onnx")):
-        model = load(path, inputs=sizes.get(path.stem, ()))
+        model = load(path, input=sizes.get(path.stem, ()))
         assert model.facts.keys() == model.values.keys(), path.stem

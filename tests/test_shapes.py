@@ -27,7 +27,7 @@ ANON = (
 def model(folder: Path, text: str, *inputs: str) -> Model:
     path = folder / "net.onnx"
     path.write_bytes(onnx.parser.parse_model(HEAD + text).SerializeToString())
-    return load(path, inputs=inputs)
+    return load(path, input=inputs)
 
 
 BOUND: dict[str, tuple[str, tuple[str, ...], dict[str, int], tuple[str, ...]]] = {
@@ -119,7 +119,7 @@ def test_a_rank_that_only_the_user_knows(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match="--input x=1x"):
         load(tmp_path / "net.onnx")
-    made = load(tmp_path / "net.onnx", inputs=["x=2x5"])
+    made = load(tmp_path / "net.onnx", input=["x=2x5"])
     assert made.facts["y"].shape == (2, 5)
 
 
@@ -176,7 +176,7 @@ SIZES = {
 @pytest.mark.shared
 @pytest.mark.parametrize("name", SMALL)
 def test_facts_are_what_onnxruntime_makes(shared: Path, name: str) -> None:
-    against_onnxruntime(load(shared / "models" / f"{name}.onnx", inputs=SIZES.get(name, ())))
+    against_onnxruntime(load(shared / "models" / f"{name}.onnx", input=SIZES.get(name, ())))
 
 
 @pytest.mark.parametrize("name", ["light_squeezenet", "light_shufflenet", "light_densenet121"])

@@ -133,7 +133,7 @@ def test_random_numbers_are_not_folded(tmp_path: Path) -> None:
 def test_silero(shared: Path) -> None:
     """onnxsim cannot write this one in order: another does it, and the note says who."""
     path = shared / "models" / "silero_vad_16k_op15.onnx"
-    before = splitc.load(path, inputs=["input=1x512"])
+    before = splitc.load(path, input=["input=1x512"])
     after = Simplify().run(before)
     assert len(after.ir.graph) <= len(before.ir.graph)
     assert "If" in ops(after) or after.notes

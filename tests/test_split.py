@@ -74,7 +74,7 @@ def test_every_listed_cut_of_real_networks(shared: Path) -> None:
     import splitc
 
     for name, inputs in (("silero_vad_16k_op15", ["input=1x512"]), ("kws_dscnn_mlperf", [])):
-        whole = splitc.load(shared / "models" / f"{name}.onnx", inputs=inputs)
+        whole = splitc.load(shared / "models" / f"{name}.onnx", input=inputs)
         feeds = draw_inputs(whole)
         want = evaluate(whole, feeds, optimize=False)
         for cut in listed(whole.graph):

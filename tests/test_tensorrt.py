@@ -51,7 +51,7 @@ def proto() -> onnx.ModelProto:
 
 def network(folder: Path, *inputs: str) -> Model:
     onnx.save(proto(), folder / "net.onnx")
-    return splitc.load(folder / "net.onnx", inputs=inputs)
+    return splitc.load(folder / "net.onnx", input=inputs)
 
 
 def tail(folder: Path, *inputs: str) -> Model:

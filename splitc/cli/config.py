@@ -17,7 +17,7 @@ def resolved(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any] | No
     merged = {**options, **_from_file(ctx, options)}
     if merged.get("model") is None:
         raise click.UsageError("Missing argument 'MODEL'.", ctx)
-    merged["inputs"] = tuple(merged["inputs"])
+    merged["input"] = tuple(merged["input"])
     if merged.pop("dry_run"):
         click.echo(_toml(merged), nl=False)
         return None

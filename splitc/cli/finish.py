@@ -38,7 +38,7 @@ def check(
     backend: str,
     device: str | None,
     passes: str | None,
-    inputs: tuple[str, ...],
+    input: tuple[str, ...],
     max_size: str,
     as_json: bool,
 ) -> int:
@@ -50,7 +50,7 @@ def check(
         backend=backend,
         device=device,
         passes=passes,
-        inputs=inputs,
+        input=input,
         max_size=parse_size(max_size),
     )
     emit(found, as_json, show_checked)

@@ -16,7 +16,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 input_option = click.option(
     "--input",
-    "inputs",
+    "input",
     multiple=True,
     metavar="NAME=SHAPE[:DTYPE]",
     help="Size of an input, x=1x3x224x224 or x=1..8..32x3x224x224 (min..best..max). Repeatable.",

@@ -11,18 +11,18 @@ from splitc.model import DEFAULT_MAX_SIZE, InputSpec, Model, parse_input
 def load(
     path: str | Path,
     *,
-    inputs: Sequence[str | InputSpec] = (),
+    input: Sequence[str | InputSpec] = (),
     max_size: int = DEFAULT_MAX_SIZE,
 ) -> Model:
     """Load a model as one ONNX graph.
 
     `path`: a file ending in `.onnx` or `.pt2`, or ``pkg.mod:factory``, which RUNS that code.
-    `inputs`: `--input` texts or values, sizes and types of inputs. `max_size`: bytes, the graph
-    and its external data together. Raises `ModelError` (the file) or `RequestError` (`inputs`).
+    `input`: `--input` texts or values, sizes and types of inputs. `max_size`: bytes, the graph
+    and its external data together. Raises `ModelError` (the file) or `RequestError` (`input`).
     """
     from splitc.ingest import onnx_file
 
-    specs = _specs(inputs)
+    specs = _specs(input)
     text = str(path)
     notes: tuple[str, ...] = ()
     if not Path(path).exists() and ":" in text and not text.endswith((".onnx", ".pt2")):
@@ -38,7 +38,8 @@ def load(
     return _ready(Model(raw, source=_name(text), notes=notes), specs)
 
 
-def _specs(inputs: Sequence[str | InputSpec]) -> dict[str, InputSpec]:
+def _specs(inputs: str | Sequence[str | InputSpec]) -> dict[str, InputSpec]:
+    inputs = [inputs] if isinstance(inputs, str) else inputs
     parsed = [parse_input(item) if isinstance(item, str) else item for item in inputs]
     specs = {spec.name: spec for spec in parsed}
     if len(specs) < len(parsed):

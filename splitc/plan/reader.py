@@ -36,7 +36,7 @@ def network(
     if not isinstance(model, Model):
         if str(model).endswith(".onnx"):
             return read(Path(model), max_size)
-        model = load(model, inputs=inputs, max_size=max_size)
+        model = load(model, input=inputs, max_size=max_size)
     return Network(model.graph, _ir_weights(model.ir.graph))
 
 
