@@ -28,7 +28,8 @@ class Entry:
         if self.cut.kind == "output":
             return "everything on the device"
         if self.cut.kind == "input":
-            return f"everything on the server, input as {self.codec or 'f32'}"
+            sent = "it is" if self.codec in (None, "f32") else self.codec
+            return f"everything on the server, input as {sent}"
         return ", ".join(self.cut.tensors) or "nothing crosses"
 
     def cost(self, objective: str) -> float:
