@@ -183,7 +183,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for network in networks(options.light):
-            loaded = load(network.make(Path(folder)), inputs=network.inputs)
+            loaded = load(network.make(Path(folder)), input=network.inputs)
             model = pipeline.run(pipeline.parse("simplify"), loaded)
             one = row(network.name, model, device, options.budget, options.cuts)
             rows.append(one)

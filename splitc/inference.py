@@ -102,11 +102,12 @@ def _write(graph: ir.Graph, proto: onnx.GraphProto) -> None:
         for out in node.outputs:
             if (seen := found.get(str(out.name))) is not None:
                 _describe(out, seen)
-        for body, made in zip(bodies(node), _bodies(other), strict=True):
+        for body, made in zip(bodies(node), bodies_of(other), strict=True):
             _write(body, made)
 
 
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def bodies_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the subgraphs of an If, Loop or Scan."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g

@@ -2,7 +2,8 @@
 
 Counted: Conv, ConvTranspose, Gemm, MatMul, Einsum, the recurrent kinds and their quantized forms.
 Everything else has none. A node with bodies counts those of its bodies: the larger branch of an
-If, one round of a Loop or Scan (their number of rounds is not known before they run).
+If, one round of a Loop or Scan (their number of rounds is not known before they run). A recurrent
+node whose sequence has no known length counts one step.
 """
 
 import math
@@ -19,6 +20,10 @@ def macs(model: Model) -> dict[str, int]:
     """Return node identity → MACs (an int ≥ 0), constants left out."""
     ids = model.graph.by_id
     table = {name: fact.shape for name, fact in model.facts.items()}
+    if any(True for node in model.ir.graph for _ in bodies(node)):
+        from splitc.shapes import body_shapes
+
+        table = body_shapes(model) | table
     return {identity(n): _node(n, table) for n in model.ir.graph if identity(n) in ids}
 
 
@@ -30,6 +35,8 @@ def _node(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> int:
     if rule is None:
         return 0
     inputs = [_shape(value, shapes) for value in node.inputs]
+    if node.op_type in _GATES:
+        return _recurrent(node, inputs, ())
     output = _shape(node.outputs[0], shapes)
     return rule(node, inputs, output) if output is not None and None not in inputs[:2] else 0
 
@@ -100,14 +107,12 @@ def _einsum(node: ir.Node, inputs: _Shapes, output: tuple[int, ...]) -> int:
 
 
 def _recurrent(node: ir.Node, inputs: _Shapes, output: tuple[int, ...]) -> int:
-    """T × batch × directions × gates × hidden × (input + hidden)."""
+    """Count steps × batch × directions × gates × hidden × (input + hidden)."""
     del output
-    data, weight = inputs[0], inputs[1]
-    if not data or not weight:
-        return 0
-    directions, rows, size = weight
+    steps, batch = (inputs[0] or (1, 1))[:2]
+    directions, rows, size = inputs[1] or (0, 0, 0)
     hidden = rows // _GATES[node.op_type]
-    return data[0] * data[1] * directions * rows * (size + hidden)
+    return steps * batch * directions * rows * (size + hidden)
 
 
 _RULES: Mapping[str, Callable[[ir.Node, _Shapes, tuple[int, ...]], int]] = {
