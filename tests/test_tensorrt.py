@@ -183,7 +183,7 @@ def test_an_engine_of_a_real_network_is_the_same_in_any_folder(
     """Hold the network to it that gave four engines in six builds before addresses were fixed."""
     del rtx
     path = shared / "models" / "cifar10_resnet20_jpegft.onnx"
-    model = splitc.load(path, inputs=["input=1..4..8x3x32x32"])
+    model = splitc.load(path, input=["input=1..4..8x3x32x32"])
     made = []
     for name in ("a", "bbbbbbbbbbbbbbbbbbbb", "ccccccccccccccccccccccccccccccccccccccccccccccc"):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / name))
