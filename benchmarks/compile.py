@@ -135,7 +135,7 @@ def facts(path: Path, inputs: Sequence[str]) -> tuple[int, int, float]:
     from splitc.execute import session
     from splitc.feeds import draw_inputs
 
-    model = splitc.load(path, inputs=list(inputs))
+    model = splitc.load(path, input=list(inputs))
     opened, feeds = session(model), draw_inputs(model)
     names = [tensor.name for tensor in model.outputs]
     times = []

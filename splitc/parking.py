@@ -49,8 +49,8 @@ def _move(graph: ir.Graph) -> None:
 
 
 def _in_memory(model: ir.Model) -> int:
-    values = model.graph.initializers.values()
-    return sum(v.const_value.nbytes for v in values if _movable(v.const_value))  # type: ignore[union-attr]
+    tensors = [v.const_value for v in model.graph.initializers.values()]
+    return sum(int(t.nbytes) for t in tensors if t is not None and _movable(t))
 
 
 def _movable(tensor: ir.TensorProtocol | None) -> bool:
@@ -62,7 +62,7 @@ def _movable(tensor: ir.TensorProtocol | None) -> bool:
     )
 
 
-def _copied(tensor: ir.TensorProtocol) -> ir.Tensor:
+def _copied(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Copy a small tensor out of the message that it came in, which would stay whole otherwise."""
     return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 
