@@ -46,7 +46,11 @@ class TensorRT:
         from splitc.backends.tensorrt import judge
 
         found = judge.examine(segment, known, target.compute_capability)
-        return found, (f"asked TensorRT-RTX {child.version(RTX)}; {judge.LIMITS[0]}",)
+        lacking = sorted(n for n in found if segment.nodes[n].op_type in refusals.RTX_LACKS)
+        notes = [f"asked TensorRT-RTX {child.version(RTX)}; {judge.LIMITS[0]}"]
+        if lacking:
+            notes.append(f"TensorRT-RTX cannot judge, but TensorRT takes: {', '.join(lacking)}")
+        return {node: why for node, why in found.items() if node not in lacking}, tuple(notes)
 
     def compile(self, segment: "Model", target: Target) -> Artifact:
         """Write the recipe, with the verdict of TensorRT-RTX where that is installed."""
@@ -137,6 +141,7 @@ class TensorRT:
 def _facts(made: Recipe) -> dict[str, str | int]:
     seen = made.evidence
     return {
+        "compiler": "TensorRT, by splitc finish",
         "compute_capability": made.holds.compute_capability,
         "runtime": f"TensorRT {made.holds.first} ≤ version < {made.holds.below}",
         "precision": made.precision,
