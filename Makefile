@@ -24,7 +24,13 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.core
 	$(PIP) 'torch==2.13.0'
 	$(PIP) --group dev -e '.[torch]'
 	@$(PIP) -e '.[tensorrt-rtx]' || echo "no TensorRT-RTX for this machine: its tests will be skipped, saying so"
+	@$(PIP) -e '.[tvm]' || echo "no TVM for this machine: its tests will be skipped, saying so"
 	touch $@
+
+# what runs aarch64 code in the tests: qemu and the cross compiler (apt, as root), and TVM's runtime
+$(VENV)/.emulation: $(VENV)/.dev .ci/emulation
+	@sh .ci/emulation $(BIN)/python || echo "no emulation of aarch64: its tests will be skipped, saying so"
+	@touch $@
 
 core: $(VENV)/.core
 dev: $(VENV)/.dev
@@ -32,7 +38,7 @@ dev: $(VENV)/.dev
 demo: core
 	$(BIN)/python examples/01_digits_camera/demo.py
 
-test: dev
+test: dev $(VENV)/.emulation
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: dev

@@ -1,4 +1,4 @@
-"""TVM heads against onnxruntime: `python benchmarks/tvm_heads.py [NAME…] [--light] [--torch] [--rounds N]`.
+"""TVM heads against onnxruntime: `tvm_heads.py [NAME…] [--light] [--torch] [--rounds N]`.
 
 For each network, simplified as `compile` does it: seconds and peak memory of compiling (a process
 of its own), size of the artifact, worst error against onnxruntime, and the ratio of CPU times at
@@ -26,7 +26,7 @@ import numpy as np
 import splitc
 from splitc.backend import Target
 from splitc.backends.tvm import Tvm
-from splitc.errors import SplitcError
+from splitc.errors import BackendError, SplitcError
 from splitc.execute import session
 from splitc.feeds import draw
 from splitc.model import Model
@@ -36,6 +36,10 @@ TARGETS = {
     "x86_64": Target("here", "x86_64-linux-gnu", "x86-64-v3", ("avx2", "fma"), threads=1),
     "aarch64": Target("here", "aarch64-linux-gnu", "generic", ("neon",), threads=1),
 }
+COLUMNS = (
+    *("network", "compile s", "peak MB", "code MB", "worst error"),
+    *("onnxruntime ms", "tvm ms", "ratio", "slowest kernel", "generic kernels"),
+)
 AT_LEAST_S = 0.05
 """CPU time of one measurement of one side; short networks are called several times."""
 
@@ -55,7 +59,11 @@ def compile_here(path: Path, inputs: tuple[str, ...], folder: Path) -> None:
     for name, data in artifact.files.items():
         (folder / name).write_bytes(data)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({**artifact.facts, "s": seconds, "peak_mb": peak / 1024, "base_mb": before / 1024}))
+    print(
+        json.dumps(
+            {**artifact.facts, "s": seconds, "peak_mb": peak / 1024, "base_mb": before / 1024}
+        )
+    )
 
 
 def cpu(call: Callable[[], object], times: int) -> float:
@@ -103,7 +111,9 @@ def slowest(compiled: Any, feeds: Mapping[str, Any]) -> str:
     spent: defaultdict[str, float] = defaultdict(float)
     started = [0.0]
 
-    def watch(function: object, name: str, before: bool, result: object, *arguments: object) -> None:
+    def watch(
+        function: object, name: str, before: bool, result: object, *arguments: object
+    ) -> None:
         del function, result, arguments
         if before:
             started[0] = time.process_time()
@@ -134,11 +144,19 @@ def row(network: _networks.Network, folder: Path, rounds: int) -> tuple[str, flo
     except SplitcError as error:
         return f"| {network.name} | {error.args[0]} |", math.nan
     listed = facts["generic_kernels"].split()
-    line = (
-        f"| {network.name} | {facts['s']:.1f} | {facts['peak_mb']:.0f} | {facts['code_bytes'] / 1e6:.2f}"
-        f" | {found['error']:.0e} | {found['ort_ms']:.3f} | {found['tvm_ms']:.3f} | {found['ratio']:.2f}"
-        f" | {found['slowest']} | {' '.join(listed[:4])}{' …' if len(listed) > 4 else ''} |"
+    cells = (
+        network.name,
+        f"{facts['s']:.1f}",
+        f"{facts['peak_mb']:.0f}",
+        f"{facts['code_bytes'] / 1e6:.2f}",
+        f"{found['error']:.0e}",
+        f"{found['ort_ms']:.3f}",
+        f"{found['tvm_ms']:.3f}",
+        f"{found['ratio']:.2f}",
+        found["slowest"],
+        " ".join(listed[:4]) + (" …" if len(listed) > 4 else ""),
     )
+    line = f"| {' | '.join(cells)} |"
     return line, found["ratio"]
 
 
@@ -163,10 +181,15 @@ def main() -> None:
     if not networks:
         print("no networks here: give --light, --torch, or the folder ../shared")
         return
+    try:
+        Tvm()
+    except BackendError as error:
+        print(error.args[0])
+        return
     target = TARGETS[platform.machine()]
-    print(f"1 thread; code for {target.cpu} {' '.join(target.features)}; times are CPU time, batch 1\n")
-    print("| network | compile s | peak MB | code MB | worst error | onnxruntime ms | tvm ms | ratio | slowest kernel | generic kernels |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"1 thread; code for {target.cpu} {' '.join(target.features)}; CPU time, batch 1\n")
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|---" * len(COLUMNS) + "|")
     ratios = []
     with tempfile.TemporaryDirectory() as name:
         for network in networks:
@@ -176,7 +199,8 @@ def main() -> None:
     good = [ratio for ratio in ratios if not math.isnan(ratio)]
     if good:
         mean = math.exp(sum(map(math.log, good)) / len(good))
-        print(f"\n{len(good)} of {len(ratios)} compiled; ratio: geometric mean {mean:.2f}, largest {max(good):.2f}")
+        print(f"\n{len(good)} of {len(ratios)} compiled;", end=" ")
+        print(f"ratio: geometric mean {mean:.2f}, largest {max(good):.2f}")
 
 
 if __name__ == "__main__":

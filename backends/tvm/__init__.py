@@ -18,6 +18,7 @@ from splitc.errors import BackendError
 if TYPE_CHECKING:
     from splitc.model import Model
 
+
 class Tvm:
     """Compiles a segment through Relax, with schedules of ours, and links it for the target."""
 

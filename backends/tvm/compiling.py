@@ -18,10 +18,12 @@ RUNTIME = "libtvm_runtime.so (3 MB) and libtvm_ffi.so (2.4 MB) of apache-tvm and
 GLIBC = "2.28 (the runtime's wheels)"
 
 
-def compile_segment(segment: Model, target: Target, folder: Path) -> Artifact:
-    """Compile into files; `folder` is for intermediate ones."""
+def compile_segment(
+    segment: Model, target: Target, folder: Path, link: Linker | None = None
+) -> Artifact:
+    """Compile into files; `folder` is for intermediate ones, `link` overrules `linker`."""
     described = machine(target)
-    link = linker(described)
+    link = link or linker(described)
     built = build(ir.to_proto(prepare(segment)), described)
     library = folder / "model.so"
     _export(built, library, link, folder)

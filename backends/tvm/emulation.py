@@ -1,8 +1,9 @@
-"""Set up the emulation of another architecture: python -m splitc.backends.tvm.emulation [aarch64]
+"""Set up the emulation of another architecture.
 
-Puts into the environment's ``share/splitc/tvm/<architecture>`` what runs compiled heads there: TVM's
-two runtime libraries out of its published wheels, the C library that the cross compiler brings, and
-the C++ runner, built. Needs qemu-user and the cross compiler; on Debian, as root,
+``python -m splitc.backends.tvm.emulation [aarch64]`` puts into the environment's folder
+``share/splitc/tvm/<architecture>`` what runs compiled heads there: TVM's two runtime libraries out
+of its published wheels, the C library that the cross compiler brings, and the C++ runner, built.
+Needs qemu-user and the cross compiler; on Debian, as root,
 ``apt-get install g++-aarch64-linux-gnu qemu-user-static``, which is not done here.
 """
 
@@ -53,7 +54,9 @@ def _download(arch: str, folder: Path) -> None:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
-            raise BackendError(f"cannot download TVM's {arch} runtime: {lines[-1] if lines else ''}")
+            raise BackendError(
+                f"cannot download TVM's {arch} runtime: {lines[-1] if lines else ''}"
+            )
         for wheel in sorted(Path(name).glob("*.whl")):
             with zipfile.ZipFile(wheel) as archive:
                 for member in set(LIBRARIES) & set(archive.namelist()):
@@ -79,7 +82,10 @@ def build_runner(compiler: str, target: Path, libraries: list[Path]) -> None:
     import tvm_ffi.libinfo
 
     words = [compiler, "-O2", "-std=c++17", str(DEVICE / "run.cc"), "-o", str(target)]
-    for include in (tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()):
+    for include in (
+        tvm_ffi.libinfo.find_include_path(),
+        tvm_ffi.libinfo.find_dlpack_include_path(),
+    ):
         words += ["-I", str(include)]
     words += [word for path in libraries for word in ("-L", str(path), f"-Wl,-rpath,{path}")]
     words += ["-Wl,--no-as-needed", "-ltvm_runtime", "-ltvm_ffi"]

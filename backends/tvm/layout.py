@@ -4,7 +4,8 @@
     z = relu(permute(v, to first))   becomes   z = permute(relu(v), to first)
 
 so that the permutations sink through what does not care, and two that meet vanish. TVM's own pass,
-ConvertLayout, dies on squeezed images and on channel shuffles (0.27: "std::bad_alloc", "can't find S").
+ConvertLayout, dies on squeezed images ("std::bad_alloc") and on channel shuffles ("can't find S",
+both in 0.27).
 """
 
 from collections.abc import Callable
@@ -27,7 +28,8 @@ UNARY = frozenset(
     )
 )
 BINARY = frozenset(
-    f"relax.{name}" for name in ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
+    f"relax.{name}"
+    for name in ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
 )
 REDUCED = frozenset(f"relax.{name}" for name in ("mean", "sum", "max", "min"))
 
@@ -136,7 +138,9 @@ def _pool(self: _ChannelsLast, call: Any) -> Any:
     inner, attrs = self.turned(call.args[0]), call.attrs
     if inner is None or attrs.layout != "NCHW":
         return None
-    operator = cast("Callable[..., Any]", getattr(relax.op.nn, str(call.op.name).rpartition(".")[2]))
+    operator = cast(
+        "Callable[..., Any]", getattr(relax.op.nn, str(call.op.name).rpartition(".")[2])
+    )
     made = operator(
         inner,
         attrs.pool_size,
@@ -212,13 +216,18 @@ def _resize(self: _ChannelsLast, call: Any) -> Any:
         return None
     names = ("roi", "method", "coordinate_transformation_mode", "rounding_method")
     options = {name: getattr(attrs, name) for name in names}
-    options |= {name: getattr(attrs, name) for name in ("cubic_alpha", "cubic_exclude", "extrapolation_value")}
+    options |= {
+        name: getattr(attrs, name)
+        for name in ("cubic_alpha", "cubic_exclude", "extrapolation_value")
+    }
     return self.first(relax.op.image.resize2d(inner, call.args[1], layout="NHWC", **options))
 
 
 def _permute(self: _ChannelsLast, call: Any) -> Any:
     """Two permutations one after the other are one, or none."""
-    bound = self.lookup_binding(call.args[0]) if isinstance(call.args[0], relax.Var) else call.args[0]
+    bound = (
+        self.lookup_binding(call.args[0]) if isinstance(call.args[0], relax.Var) else call.args[0]
+    )
     if not _is_permutation(bound) or call.attrs.axes is None:
         return None
     inner = [int(axis) for axis in bound.attrs.axes]
@@ -229,7 +238,7 @@ def _permute(self: _ChannelsLast, call: Any) -> Any:
 
 
 def _kernel(self: _ChannelsLast, call: Any) -> Any:
-    """The importer writes Clip as kernels of its own; back to operators, which turn and fuse."""
+    """Undo the kernels that the importer makes of Clip: operators turn around and fuse."""
     name, values = str(getattr(call.args[0], "name_hint", "")).rstrip("0123456789"), call.args[1]
     if name not in ("maximum", "minimum") or len(values) != 2:
         return None
@@ -245,7 +254,7 @@ def _isnan(self: _ChannelsLast, call: Any) -> Any:
 
 
 def _where(self: _ChannelsLast, call: Any) -> Any:
-    """The importer asks whether Clip's limits are NaN; on constants the answer is known."""
+    """Decide on constants; the importer asks so whether Clip's limits are NaN."""
     arrays = [self.array(arg) for arg in call.args]
     return None if any(array is None for array in arrays) else relax.const(np.where(*arrays))
 

@@ -51,7 +51,9 @@ def machine(target: Target) -> Machine:
     """Describe `target`; raises `BackendError` where its profile says too little."""
     where = f"device {target.name!r}"
     if not target.triple:
-        raise BackendError("the device profile names no triple to compile for", where=where, hint=_HINT)
+        raise BackendError(
+            "the device profile names no triple to compile for", where=where, hint=_HINT
+        )
     if architecture(target.triple) not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise BackendError(f"no schedules for {target.triple!r} (there are: {known})", where=where)
@@ -71,7 +73,9 @@ def _check_cpu(target: Target, where: str) -> None:
 
     if target.cpu and not codegen.llvm_is_valid_cpu(target.cpu, target.triple):
         raise BackendError(
-            f"LLVM knows no processor called {target.cpu!r} for {target.triple}", where=where, hint=_HINT
+            f"LLVM knows no processor called {target.cpu!r} for {target.triple}",
+            where=where,
+            hint=_HINT,
         )
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from splitc.backends.tvm import recurrent
-from splitc.errors import ModelError
 from splitc.model import Model, bodies, dtype_name, identity
 
 if TYPE_CHECKING:
@@ -45,13 +44,13 @@ def known() -> frozenset[str]:
 
 def refusals(segment: Model) -> dict[str, str]:
     """Return node identity → why TVM cannot take it."""
-    if (open_size := _open_sizes(segment)) is not None:
+    if (open_size := _open_size(segment)) is not None:
         return {node.id: open_size for node in segment.graph.nodes}
     found: dict[str, str] = {}
     for node in segment.ir.graph:
         if why := refusal(node):
             found[identity(node)] = why
-    return found | (_branches(segment) if _has_branches(segment) else {})
+    return found or (_branches(segment) if _has_branches(segment) else {})
 
 
 def refusal(node: ir.Node) -> str | None:
@@ -70,12 +69,18 @@ def refusal(node: ir.Node) -> str | None:
     return None
 
 
-def _open_sizes(segment: Model) -> str | None:
-    """Return why sizes cannot be fixed, or None: each but the batch must be given."""
-    try:
-        segment.facts  # noqa: B018
-    except ModelError as error:
-        return f"TVM needs fixed sizes: {error.args[0]}" + (f" ({error.hint})" if error.hint else "")
+def _open_size(segment: Model) -> str | None:
+    """Return which size must be given, or None: each but the batch must be known."""
+    batches = {t.shape[0] for t in segment.inputs if t.shape and isinstance(t.shape[0], str)}
+    given = {size for t in segment.inputs if t.name in segment.specs for size in t.shape}
+    for tensor in segment.inputs:
+        for size in tensor.shape[1:]:
+            if isinstance(size, str) and size not in batches | given:
+                shape = "x".join("1" if d in batches else str(d) for d in tensor.shape)
+                option = f"--input {tensor.name}={shape} with a number for {size!r}"
+                return (
+                    f"TVM needs fixed sizes: {tensor.name!r} has the open size {size!r} ({option})"
+                )
     return None
 
 
@@ -93,7 +98,9 @@ def _branches(segment: Model) -> dict[str, str]:
     hidden = [n for n in left if identity(n) not in segment.nodes]
     for node in hidden:
         why = refusal(node) or f"{node.op_type}: its condition is computed"
-        found |= {name: f"If: in a branch, {why}" for name, branch in own.items() if _holds(branch, node)}
+        found |= {
+            name: f"If: in a branch, {why}" for name, branch in own.items() if _holds(branch, node)
+        }
     return found
 
 

@@ -72,7 +72,7 @@ def _fold(model: ir.Model) -> None:
 
 
 def _conv1d(model: ir.Model, node: ir.Node) -> None:
-    """A convolution along one axis is one of height 1."""
+    """Make a convolution along one axis one of height 1."""
     data, weights, *bias = node.inputs
     kernel = array_of(weights)
     if data is None or data.shape is None or len(data.shape) != 3 or kernel is None:
@@ -91,7 +91,7 @@ def _conv1d(model: ir.Model, node: ir.Node) -> None:
 
 
 def _sum(model: ir.Model, node: ir.Node) -> None:
-    """The importer would stack all terms, broadcast, and sum over the stack."""
+    """Add one by one; the importer would stack all terms, broadcast, and sum over the stack."""
     make = Rewriter(model, node)
     if len(node.inputs) < 2:
         return

@@ -177,7 +177,9 @@ def _given(node: ir.Node, place: int) -> bool:
 
 def _activations(node: ir.Node) -> list[str]:
     attribute = node.attributes.get("activations")
-    return _expected(node) if attribute is None else [a.capitalize() for a in attribute.as_strings()]
+    return (
+        _expected(node) if attribute is None else [a.capitalize() for a in attribute.as_strings()]
+    )
 
 
 def _expected(node: ir.Node) -> list[str]:

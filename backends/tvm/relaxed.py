@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Built:
-    """`executable`: tvm's. `kernels`: name → schedule family. `scratch_bytes`: planned activations."""
+    """`kernels`: name → schedule family. `scratch_bytes`: planned activations."""
 
     executable: Any
     kernels: dict[str, str]
@@ -38,8 +38,18 @@ def build(proto: "onnx.ModelProto", machine: Machine) -> Built:
             module = _planned(module)
             scratch = _scratch(module)
             executable = relax.build(module, target, relax_pipeline=None)
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError) as error:
-        raise BackendError(f"TVM {tvm.__version__} cannot compile the graph: {_last(error)}") from error
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        AssertionError,
+    ) as error:
+        raise BackendError(
+            f"TVM {tvm.__version__} cannot compile the graph: {_last(error)}"
+        ) from error
     return Built(executable, kernels, scratch)
 
 
@@ -52,7 +62,11 @@ def _imported(proto: "onnx.ModelProto") -> Any:
 def _kernels(module: Any, machine: Machine) -> Any:
     """Layout first, then our kernels, then fusion around them."""
     passes = relax.transform
-    first = [passes.DecomposeOpsForInference(), passes.CanonicalizeBindings(), passes.FoldConstant()]
+    first = [
+        passes.DecomposeOpsForInference(),
+        passes.CanonicalizeBindings(),
+        passes.FoldConstant(),
+    ]
     module = tvm.transform.Sequential(first)(module)
     module = channels_last(module)
     own = rules(machine)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import tvm
 from tvm import s_tir, tirx
 
 from splitc.backends.tvm.kernels import conv, depthwise, generic, matmul

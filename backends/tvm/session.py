@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from splitc.backend import Artifact, Feeds, Session
 from splitc.backends.tvm.machine import architecture
+from splitc.backends.tvm.toolchain import needed
 from splitc.errors import BackendError
 
 DEVICE = Path(__file__).parent / "device"
@@ -45,13 +46,21 @@ def why_not(artifact: Artifact) -> str | None:
     if here(arch):
         return _missing_features(artifact)
     if emulator(arch) is None:
-        return f"this machine is {platform.machine()}, the code is {arch}, and there is no qemu-{arch}"
+        return (
+            f"this machine is {platform.machine()}, the code is {arch}, and there is no qemu-{arch}"
+        )
     if not (runtime_folder(arch) / "run").is_file():
         return f"no TVM runtime for {arch} here: python -m splitc.backends.tvm.emulation {arch}"
     return None
 
 
-_FEATURES = {"avx512f": "avx512f", "avx2": "avx2", "fma": "fma", "neon": "asimd", "dotprod": "asimddp"}
+_FEATURES = {
+    "avx512f": "avx512f",
+    "avx2": "avx2",
+    "fma": "fma",
+    "neon": "asimd",
+    "dotprod": "asimddp",
+}
 
 
 def _missing_features(artifact: Artifact) -> str | None:
@@ -66,7 +75,9 @@ def _missing_features(artifact: Artifact) -> str | None:
 def open_session(artifact: Artifact) -> Session:
     """Make an artifact ready to run; `BackendError` says why this machine cannot."""
     if artifact.folder is None:
-        raise BackendError("a tvm artifact is loaded from its folder", hint="Artifact.at(model, folder)")
+        raise BackendError(
+            "a tvm artifact is loaded from its folder", hint="Artifact.at(model, folder)"
+        )
     if (reason := why_not(artifact)) is not None:
         raise BackendError(f"cannot run here: {reason}", where=str(artifact.folder.name))
     arch = architecture(artifact.target.triple or str(artifact.facts.get("triple", "")))
@@ -97,6 +108,7 @@ class _Native:
 
 def _runner() -> Any:
     """Load device/run.py, which belongs to the device and imports nothing of ours."""
+    needed("tvm_ffi")
     path = DEVICE / "run.py"
     spec = spec_from_file_location("splitc_tvm_run", path)
     assert spec is not None

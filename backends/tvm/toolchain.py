@@ -5,6 +5,8 @@ and 200 MB. Torch is hidden while TVM is imported, unless it is loaded already.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -15,13 +17,26 @@ INSTALL = "pip install 'splitc[tvm]'"
 
 def tvm() -> Any:
     """Import and return `tvm`; raises `BackendError` where it, or a library of it, is missing."""
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None  # type: ignore[assignment]
+    return needed("tvm")
+
+
+def needed(name: str) -> Any:
+    """Import and return a package of TVM's; raises `BackendError` where it cannot be."""
     try:
-        return import_module("tvm")
+        with without_torch():
+            return import_module(name)
     except (ImportError, OSError) as error:
-        raise BackendError(f"TVM cannot be loaded: {error}", where="tvm", hint=INSTALL) from error
+        raise BackendError(f"{name} cannot be loaded: {error}", where=name, hint=INSTALL) from error
+
+
+@contextmanager
+def without_torch() -> Iterator[None]:
+    """Import what follows as if torch were not installed, unless it is loaded already."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
     finally:
-        if hide:
-            del sys.modules["torch"]
+        del sys.modules["torch"]

@@ -28,7 +28,9 @@ class Compiled:
         ctypes.CDLL(str(runtime_library(folder)), ctypes.RTLD_GLOBAL)
         text = (folder / "interface.txt").read_text("utf-8")
         lines = [line.split(" ", 3) for line in text.splitlines()]
-        self.inputs = {name: _aligned(dtype, shape) for way, dtype, shape, name in lines if way == "input"}
+        self.inputs = {
+            name: _aligned(dtype, shape) for way, dtype, shape, name in lines if way == "input"
+        }
         self.outputs = [name for way, _, _, name in lines if way == "output"]
         self.machine: Any = tvm_ffi.load_module(str(folder / "model.so"))["vm_load_executable"]()
         self.machine["vm_initialization"](_CPU, 0, _POOLED)
@@ -43,14 +45,20 @@ class Compiled:
         for name, place in self.inputs.items():
             given = np.asarray(feeds[name])
             if given.dtype != place.dtype or given.shape != place.shape:
-                raise ValueError(
-                    f"input {name!r}: {given.dtype} {given.shape}, expected {place.dtype} {place.shape}"
-                )
+                have, want = f"{given.dtype} {given.shape}", f"{place.dtype} {place.shape}"
+                raise ValueError(f"input {name!r}: {have}, expected {want}")
             place[...] = given
         self._invoke("main")
         count = self.machine["get_output_arity"]("main")
-        made = [self._output("main", place) for place in range(count)] if count >= 0 else [self._output("main")]
-        return {name: np.from_dlpack(value).copy() for name, value in zip(self.outputs, made, strict=True)}
+        made = (
+            [self._output("main", place) for place in range(count)]
+            if count >= 0
+            else [self._output("main")]
+        )
+        return {
+            name: np.from_dlpack(value).copy()
+            for name, value in zip(self.outputs, made, strict=True)
+        }
 
 
 def runtime_library(folder: Path) -> Path:
@@ -66,7 +74,7 @@ def runtime_library(folder: Path) -> Path:
 
 
 def _aligned(dtype: str, shape: str) -> Any:
-    """Return room for an input, on a boundary of 64 bytes as the code expects, which numpy's is not."""
+    """Return room for an input, on a boundary of 64 bytes as the code expects."""
     sizes = () if shape == "-" else tuple(int(size) for size in shape.split("x"))
     count = math.prod(sizes) * np.dtype(dtype).itemsize
     room = np.zeros(count + 64, np.uint8)

@@ -1,0 +1,1 @@
+"""Kernels, one family a file: what a family computes, how its loops are laid out."""

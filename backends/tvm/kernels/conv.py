@@ -110,7 +110,7 @@ def _pack(weights: NDArray[np.float32], groups: int, block: int) -> NDArray[np.f
 
 
 def _rows(geo: Geometry, x: Any, packed: Any) -> Any:
-    """A 1×1 convolution over rows: (n·h·w) × channels."""
+    """Compute a 1×1 convolution over rows: (n·h·w) × channels."""
     height, width, block = geo.out_height, geo.out_width, int(packed.shape[-1])
     summed = te.reduce_axis((0, geo.channels), "ic")
     rows = te.compute(
@@ -130,7 +130,7 @@ def _rows(geo: Geometry, x: Any, packed: Any) -> Any:
 
 
 def _windows(geo: Geometry, x: Any, packed: Any) -> Any:
-    """Any other convolution; padded channels are cut off at the end."""
+    """Compute any other convolution; padded channels are cut off at the end."""
     padded = pad(geo, x)
     block, blocks = int(packed.shape[-1]), int(packed.shape[0])
     each, wide = geo.made // geo.groups, blocks // geo.groups * block
@@ -164,9 +164,7 @@ def pad(geo: Geometry, x: Any) -> Any:
     shape = (geo.batch, geo.height + top + bottom, geo.width + left + right, geo.channels)
 
     def value(n: Any, h: Any, w: Any, c: Any) -> Any:
-        inside = tirx.all(
-            h >= top, h < geo.height + top, w >= left, w < geo.width + left
-        )
+        inside = tirx.all(h >= top, h < geo.height + top, w >= left, w < geo.width + left)
         return tirx.if_then_else(inside, x[n, h - top, w - left, c], tirx.const(0.0, "float32"))
 
     return te.compute(shape, value, name="pad")

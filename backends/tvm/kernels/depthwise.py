@@ -1,6 +1,6 @@
 """Depthwise convolutions in NHWC: one filter per channel, lanes along the channels.
 
-    y[n,h,w,c] = Σ x[n, h·sh + kh·dh, w·sw + kw·dw, c] · p[kh, kw, c]
+y[n,h,w,c] = Σ x[n, h·sh + kh·dh, w·sw + kw·dw, c] · p[kh, kw, c]
 """
 
 from typing import Any

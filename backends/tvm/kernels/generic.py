@@ -76,4 +76,6 @@ def _last_axis_is_kept(sch: Any, block: Any) -> bool:
         return False
     met: list[Any] = []
     structural.structural_walk(body.reads[0].region[-1].min, met.append)
-    return not any(variable.same_as(node) for node in met for variable in summed if hasattr(node, "same_as"))
+    return not any(
+        variable.same_as(node) for node in met for variable in summed if hasattr(node, "same_as")
+    )

@@ -1,7 +1,7 @@
 """Matrix products: `dense` with constant weights, `bmm` with two computed factors of equal batch.
 
-    dense  y[…,m,n] = Σ x[…,m,k] · p[n / B, k, n mod B]
-    bmm    y[b,m,n] = Σ x[b,m,k] · z[b,k,n]
+dense  y[…,m,n] = Σ x[…,m,k] · p[n / B, k, n mod B]
+bmm    y[b,m,n] = Σ x[b,m,k] · z[b,k,n]
 """
 
 from math import prod
@@ -55,9 +55,7 @@ def emit_bmm(bb: Any, call: Any, machine: Machine) -> Any:
     kinds = {str(arg.ty.dtype) for arg in call.args}
     if not alike or kinds != {"float32"} or right[-1] < machine.lanes:
         return None
-    return bb.call_te(
-        lambda x, z: _bmm(x, z, machine.lanes), *call.args, primfunc_name_hint="bmm"
-    )
+    return bb.call_te(lambda x, z: _bmm(x, z, machine.lanes), *call.args, primfunc_name_hint="bmm")
 
 
 def _bmm(x: Any, z: Any, lanes: int) -> Any:
@@ -65,10 +63,14 @@ def _bmm(x: Any, z: Any, lanes: int) -> Any:
     made = plain(z.shape)[-1]
     wide = -(-made // lanes) * lanes
     zero = tirx.const(0.0, "float32")
-    right = z if wide == made else te.compute(
-        (*batch, depth, wide),
-        lambda *i: tirx.if_then_else(i[-1] < made, z(*i[:-1], tirx.min(i[-1], made - 1)), zero),
-        name="pad",
+    right = (
+        z
+        if wide == made
+        else te.compute(
+            (*batch, depth, wide),
+            lambda *i: tirx.if_then_else(i[-1] < made, z(*i[:-1], tirx.min(i[-1], made - 1)), zero),
+            name="pad",
+        )
     )
     k = te.reduce_axis((0, depth), "k")
     result = te.compute(

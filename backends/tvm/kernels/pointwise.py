@@ -24,7 +24,7 @@ def _f32(value: float) -> Any:
 
 
 def _fma(a: Any, b: Any, c: Any) -> Any:
-    """a · b + c that fast-math cannot take apart."""
+    """Return a · b + c in a form that fast-math cannot take apart."""
     return tirx.call_intrin("float32", "tirx.fma", a, b, c)
 
 
@@ -61,7 +61,9 @@ def _silu(x: Any) -> Any:
 def _tanh(x: Any) -> Any:
     """1 − 2 / (e^2x + 1) loses digits near 0: there the odd Taylor polynomial takes over."""
     square = x * x
-    near = x * _fma(square, _fma(square, _fma(square, _f32(-17 / 315), _f32(2 / 15)), _f32(-1 / 3)), _f32(1.0))
+    near = x * _fma(
+        square, _fma(square, _fma(square, _f32(-17 / 315), _f32(2 / 15)), _f32(-1 / 3)), _f32(1.0)
+    )
     far = _f32(1.0) - _f32(2.0) / (exp_scalar(_f32(2.0) * x) + _f32(1.0))
     return tirx.Select(square < _f32(0.01), near, far)
 
@@ -86,9 +88,7 @@ def softmax(x: Any, axis: int) -> Any:
 
     k1, k2 = te.reduce_axis((0, length), "k1"), te.reduce_axis((0, length), "k2")
     largest = te.compute(kept, lambda *i: te.max(x[at(k1, i)], axis=[k1]), name="largest")
-    powers = te.compute(
-        x.shape, lambda *i: exp_scalar(x(*i) - largest[without(i)]), name="powers"
-    )
+    powers = te.compute(x.shape, lambda *i: exp_scalar(x(*i) - largest[without(i)]), name="powers")
     total = te.compute(kept, lambda *i: te.sum(powers[at(k2, i)], axis=[k2]), name="total")
     return te.compute(x.shape, lambda *i: powers(*i) / total[without(i)], name="softmax")
 

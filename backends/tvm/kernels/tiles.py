@@ -51,7 +51,9 @@ def choose(machine: Machine, width: int, channels: int, depth: int) -> Tile:
     `depth`: length of the reduction, which decides whether padded channels (an extra pass over
     the output) are worth their while.
     """
-    return min(_tiles(machine, width), key=lambda tile: _price(machine, tile, width, channels, depth))
+    return min(
+        _tiles(machine, width), key=lambda tile: _price(machine, tile, width, channels, depth)
+    )
 
 
 def rows_for(machine: Machine, width: int, vectors: int) -> int:
@@ -79,7 +81,9 @@ def _tiles(machine: Machine, width: int) -> list[Tile]:
     ]
 
 
-def _price(machine: Machine, tile: Tile, width: int, channels: int, depth: int) -> tuple[float, int]:
+def _price(
+    machine: Machine, tile: Tile, width: int, channels: int, depth: int
+) -> tuple[float, int]:
     """Estimated time in units of one multiply-add slot; ties go to fewer vectors."""
     loads = tile.vectors + tile.rows * (0.5 if machine.scalar_operand else 1)
     step = max(tile.rows * tile.vectors, LATENCY) + LOAD * loads

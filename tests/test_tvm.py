@@ -1,0 +1,377 @@
+"""The TVM backend: what it takes, what it refuses, that its code computes what onnxruntime does."""
+
+import hashlib
+import platform
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+import splitc
+from splitc import backend
+from splitc.backend import Artifact, Target
+from splitc.errors import BackendError
+from splitc.execute import evaluate
+from splitc.feeds import draw
+from splitc.model import Model
+
+pytestmark = pytest.mark.skipif(find_spec("tvm") is None, reason="needs the extra splitc[tvm]")
+HEADER = '<ir_version: 10, opset_import: ["": 18, "com.acme": 1]>\n'
+TOLERANCE = 1e-4
+HERE = {
+    "x86_64": Target("here", "x86_64-linux-gnu", "x86-64-v3", ("avx2", "fma"), threads=1),
+    "aarch64": Target("here", "aarch64-linux-gnu", "generic", ("neon",), threads=1),
+}.get(platform.machine(), Target("here"))
+PI = Target("raspberry-pi-4", "aarch64-linux-gnu", "cortex-a72", ("neon",), threads=1)
+
+
+def text(body: str, weights: dict[str, tuple[int, ...]] | None = None, opset: int = 18) -> Model:
+    """Parse a graph; `weights` get seeded values and stand in its text as if they were given."""
+    proto = onnx.parser.parse_model(HEADER.replace("18", str(opset)) + body)
+    rng = np.random.default_rng(0)
+    for name, shape in (weights or {}).items():
+        fan = max(1, int(np.prod(shape[1:])))
+        array = (rng.standard_normal(shape) / np.sqrt(fan)).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    return Model(onnx_ir.from_proto(proto))
+
+
+def feeds_of(model: Model, seed: int = 0) -> dict[str, NDArray[Any]]:
+    return dict(draw(model, {t.name: model.facts[t.name] for t in model.inputs}, seed=seed))
+
+
+def placed(artifact: Artifact, folder: Path) -> Artifact:
+    for name, data in artifact.files.items():
+        (folder / name).write_bytes(data)
+    return artifact.at(b"", folder)
+
+
+def compare(model: Model, target: Target, folder: Path) -> Artifact:
+    """Compile, run, and hold every output against onnxruntime's; return the artifact."""
+    tvm = backend.get("tvm")
+    assert tvm.supports(model, target) == {}
+    artifact = placed(tvm.compile(model, target), folder)
+    if (reason := tvm.runs_here(artifact)) is not None:
+        pytest.skip(reason)
+    run = tvm.load(artifact)
+    for seed in (0, 1):
+        feeds = feeds_of(model, seed)
+        want, got = evaluate(model, feeds), run(feeds)
+        assert list(got) == list(want)
+        for name in want:
+            assert got[name].dtype == want[name].dtype
+            assert got[name].shape == want[name].shape
+            scale = np.abs(want[name]).max() or 1.0
+            assert np.abs(got[name] - want[name]).max() <= TOLERANCE * scale, name
+    return artifact
+
+
+IMAGE = """g (float[N,6,9,9] x) => (float[N,K] y, float[N,C,H,W] p) {
+    a = Conv<pads = [1,1,1,1]>(x, w1, b1)
+    low = Constant<value = float {0.0}>()
+    high = Constant<value = float {6.0}>()
+    b = Clip(a, low, high)
+    c = Conv<group = 16, pads = [1,1,1,1], strides = [2,2]>(b, w2)
+    d = Relu(c)
+    e = Conv(d, w3, b3)
+    f = Sigmoid(e)
+    s = Mul(e, f)
+    p = MaxPool<kernel_shape = [2,2]>(s)
+    q = GlobalAveragePool(s)
+    r = Flatten(q)
+    y = Gemm(r, w4, b4)
+}"""
+IMAGE_WEIGHTS: dict[str, tuple[int, ...]] = {
+    "w1": (16, 6, 3, 3),
+    "b1": (16,),
+    "w2": (16, 1, 3, 3),
+    "w3": (24, 16, 1, 1),
+    "b3": (24,),
+    "w4": (24, 10),
+    "b4": (10,),
+}
+SHUFFLE = """g (float[1,12,8,8] x) => (float[1,24,8,8] y) {
+    a = Conv<group = 3>(x, w1)
+    s = Constant<value = int64[5] {1, 3, 8, 8, 8}>()
+    b = Reshape(a, s)
+    c = Transpose<perm = [0,2,1,3,4]>(b)
+    t = Constant<value = int64[4] {1, 24, 8, 8}>()
+    d = Reshape(c, t)
+    e = Conv<group = 4, pads = [1,1,1,1]>(d, w2)
+    f = Relu(e)
+    y = Sum(f, d, f)
+}"""
+SEQUENCE = """g (float[1,9,16] x) => (float[1,12,5] y) {
+    a = Conv<pads = [1,1], strides = [2]>(x, w1, b1)
+    b = Tanh(a)
+    c = Conv<group = 2, dilations = [2]>(b, w2)
+    h = Pad<mode = "constant">(c, k)
+    y = Softmax<axis = 1>(h)
+}"""
+ATTENTION = """g (float[1,7,16] x) => (float[1,7,16] y) {
+    n = LayerNormalization<axis = -1>(x, s, b)
+    q = MatMul(n, wq)
+    k = MatMul(n, wk)
+    t = Transpose<perm = [0,2,1]>(k)
+    a = MatMul(q, t)
+    p = Softmax<axis = -1>(a)
+    v = MatMul(p, n)
+    e = Erf(v)
+    f = MatMul(e, wv)
+    z = Exp(f)
+    y = Add(z, x)
+}"""
+PADS = {"k": np.array([0, 0, 0, 0, 0, 1], np.int64)}
+
+NETWORKS: dict[str, Model] = {
+    "image, symbolic batch": text(IMAGE, IMAGE_WEIGHTS),
+    "groups and a channel shuffle": text(SHUFFLE, {"w1": (24, 4, 1, 1), "w2": (24, 6, 3, 3)}),
+    "attention": text(
+        ATTENTION,
+        {"s": (16,), "b": (16,), "wq": (16, 16), "wk": (16, 16), "wv": (16, 16)},
+    ),
+    "outputs that are inputs or constants": text(
+        "g (float[2,3] x) => (float[2,3] y, float[2,3] z) { y = Identity(x)  z = Neg(x) }"
+    ),
+    "integers": text(
+        "g (int64[4] i, float[9,5] t) => (float[4,5] y) { y = Gather<axis = 0>(t, i) }"
+    ),
+}
+
+
+def sequence() -> Model:
+    model = text(SEQUENCE, {"w1": (12, 9, 3), "b1": (12,), "w2": (12, 6, 3)})
+    proto = onnx_ir.to_proto(model.ir)
+    proto.graph.initializer.append(numpy_helper.from_array(PADS["k"], "k"))
+    return Model(onnx_ir.from_proto(proto))
+
+
+NETWORKS["convolutions along one axis"] = sequence()
+
+
+@pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
+def test_native_code_computes_what_onnxruntime_does(model: Model, tmp_path: Path) -> None:
+    artifact = compare(model, HERE, tmp_path)
+    assert set(artifact.files) == {"model.so", "interface.txt", "run.py", "run.cc"}
+
+
+@pytest.mark.parametrize(
+    "name", ["image, symbolic batch", "groups and a channel shuffle", "attention"]
+)
+def test_arm_code_under_emulation_computes_it_too(name: str, tmp_path: Path) -> None:
+    artifact = compare(NETWORKS[name], PI, tmp_path)
+    assert (tmp_path / "model.so").read_bytes()[18:20] == b"\xb7\x00"  # ELF machine: AArch64
+    assert artifact.facts["triple"] == "aarch64-linux-gnu"
+
+
+def recurrent(kind: str, direction: str, **attributes: int) -> Model:
+    """A recurrent layer over 5 steps, with all its optional inputs and outputs."""
+    ways, gates, hidden, width = (
+        (2 if direction == "bidirectional" else 1),
+        (4 if kind == "LSTM" else 3),
+        6,
+        4,
+    )
+    rng = np.random.default_rng(1)
+    shapes = {
+        "w": (ways, gates * hidden, width),
+        "r": (ways, gates * hidden, hidden),
+        "b": (ways, 2 * gates * hidden),
+    }
+    weights = [
+        numpy_helper.from_array(0.4 * rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    state = ["h", "c"] if kind == "LSTM" else ["h"]
+    node = helper.make_node(
+        kind,
+        ["x", "w", "r", "b", "", *state],
+        ["y", *(f"{name}_out" for name in state)],
+        hidden_size=hidden,
+        direction=direction,
+        **attributes,
+    )
+    floats = TensorProto.FLOAT
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", floats, [5, 2, width])]
+        + [helper.make_tensor_value_info(name, floats, [ways, 2, hidden]) for name in state],
+        [helper.make_tensor_value_info("y", floats, [5, ways, 2, hidden])]
+        + [
+            helper.make_tensor_value_info(f"{name}_out", floats, [ways, 2, hidden])
+            for name in state
+        ],
+        weights,
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return Model(onnx_ir.from_proto(proto))
+
+
+RECURRENT = {
+    "LSTM": recurrent("LSTM", "forward"),
+    "LSTM reverse": recurrent("LSTM", "reverse"),
+    "LSTM both ways": recurrent("LSTM", "bidirectional"),
+    "GRU": recurrent("GRU", "forward"),
+    "GRU both ways": recurrent("GRU", "bidirectional", linear_before_reset=1),
+}
+
+
+@pytest.mark.parametrize("model", RECURRENT.values(), ids=RECURRENT)
+def test_the_lowering_of_recurrent_layers_is_exact_in_onnxruntime(model: Model) -> None:
+    from splitc.backends.tvm.prepare import prepare
+
+    lowered = Model(prepare(model))
+    assert not {node.op_type for node in lowered.ir.graph} & {"LSTM", "GRU"}
+    feeds = feeds_of(model)
+    want, got = evaluate(model, feeds), evaluate(lowered, feeds)
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["LSTM both ways", "GRU both ways"])
+def test_recurrent_layers_compile(name: str, tmp_path: Path) -> None:
+    compare(RECURRENT[name], HERE, tmp_path)
+
+
+BRANCH = """g (bool c, float[2] x) => (float[2] y) {
+    y = If(%s) <then_branch = t () => (float[2] p) { p = Relu(x) },
+               else_branch = e () => (float[2] q) { q = Neg(x) }>
+}"""
+REFUSED = {
+    "no such operator": (
+        "g (float[2,2] x) => (float[2,2] y) { y = Det(x) }",
+        {"y": "TVM's importer has no operator Det"},
+    ),
+    "another domain, though the name is known": (
+        "g (float[2] x) => (float[2] y) { a = Neg(x)  y = com.acme.Relu(a) }",
+        {"y": "TVM's importer has no operator com.acme.Relu"},
+    ),
+    "sizes that depend on values": (
+        "g (float[4] x) => (int64[1,K] y) { y = NonZero(x) }",
+        {"y": "NonZero: the size of its result depends on values"},
+    ),
+    "type": (
+        "g (bfloat16[2] x) => (bfloat16[2] y) { y = Relu(x) }",
+        {"y": "Relu on bfloat16"},
+    ),
+    "computed condition": (BRANCH % "c", {"y": "If: its condition is computed"}),
+    "constant condition": (
+        BRANCH.replace("{\n", "{ k = Constant<value = bool {1}>()\n", 1) % "k",
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "refused"), REFUSED.values(), ids=REFUSED)
+def test_refusals_name_node_and_reason(body: str, refused: dict[str, str]) -> None:
+    tvm, model = backend.get("tvm"), text(body)
+    assert tvm.supports(model, HERE) == refused
+    if refused:
+        with pytest.raises(BackendError, match="node 'y'"):
+            tvm.compile(model, HERE)
+
+
+def test_an_open_size_is_refused_and_names_the_option() -> None:
+    model = text("g (float[N,T] x) => (float[N,T] y) { y = Relu(x) }")
+    found = backend.get("tvm").supports(model, HERE)
+    assert set(found) == {"y"}
+    assert "--input x=1xT" in found["y"]
+
+
+def test_recurrent_forms_that_are_not_lowered_are_refused() -> None:
+    model = recurrent("LSTM", "forward", input_forget=1)
+    assert backend.get("tvm").supports(model, HERE) == {"y": "LSTM with input_forget"}
+
+
+TARGETS = {
+    "no triple": (Target("server"), "names no triple"),
+    "unknown processor": (
+        Target("x", "aarch64-linux-gnu", "cortex-a999"),
+        "no processor called 'cortex-a999'",
+    ),
+    "other architecture": (
+        Target("x", "riscv64-linux-gnu"),
+        "no schedules for 'riscv64-linux-gnu'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("target", "message"), TARGETS.values(), ids=TARGETS)
+def test_a_target_that_says_too_little_is_refused(target: Target, message: str) -> None:
+    with pytest.raises(BackendError, match=message):
+        backend.get("tvm").compile(NETWORKS["integers"], target)
+
+
+def test_the_facts_say_what_was_frozen_and_what_is_slow(tmp_path: Path) -> None:
+    artifact = compare(NETWORKS["image, symbolic batch"], HERE, tmp_path)
+    facts = artifact.facts
+    assert facts["batch"] == "N = 1"
+    assert str(facts["compiler"]).startswith("apache-tvm 0.27")
+    assert int(facts["code_bytes"]) == len(artifact.files["model.so"])
+    assert int(facts["scratch_bytes"]) > 0
+    assert "max_pool2d" in str(facts["generic_kernels"])  # pooling has no family of its own
+    assert "conv2d" not in str(facts["generic_kernels"])
+    lines = artifact.files["interface.txt"].decode().splitlines()
+    assert lines[:2] == ["input float32 1x6x9x9 x", "output float32 1x10 y"]
+
+
+def test_wrong_feeds_are_errors(tmp_path: Path) -> None:
+    artifact = compare(NETWORKS["integers"], HERE, tmp_path)
+    run = backend.get("tvm").load(artifact)
+    good = feeds_of(NETWORKS["integers"])
+    with pytest.raises(BackendError, match="'t' is missing"):
+        run({"i": good["i"]})
+    with pytest.raises(BackendError, match="'i'"):
+        run({**good, "i": good["i"].astype(np.int32)})
+    with pytest.raises(BackendError, match="'t'"):
+        run({**good, "t": good["t"][:2]})
+    with pytest.raises(BackendError, match="from its folder"):
+        backend.get("tvm").load(Artifact("tvm", "tvm-vm", HERE))
+
+
+_DIGESTS = """
+import sys, hashlib, onnx_ir
+from splitc import backend
+from splitc.backend import Target
+from splitc.model import Model
+model = Model(onnx_ir.load(sys.argv[1]))
+target = Target("raspberry-pi-4", "aarch64-linux-gnu", "cortex-a72", ("neon",))
+made = backend.get("tvm").compile(model, target)
+print({name: hashlib.sha256(data).hexdigest() for name, data in made.files.items()})
+print(dict(made.facts))
+"""
+
+
+def test_same_segment_same_bytes(tmp_path: Path) -> None:
+    model = NETWORKS["image, symbolic batch"]
+    model.save(tmp_path / "model.onnx")
+    said = []
+    for seed, place in (("1", tmp_path / "a"), ("2", tmp_path / "b" / "deeper")):
+        place.mkdir(parents=True)
+        words = [sys.executable, "-c", _DIGESTS, str(tmp_path / "model.onnx")]
+        environment = {"PYTHONHASHSEED": seed, "TMPDIR": str(place), "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(
+            words, cwd=place, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0] == said[1]
+    assert hashlib.sha256(b"").hexdigest() not in said[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["silero_vad_16k_op15", "sst2_tiny_transformer", "cifar10_resnet8_mlperf"]
+)
+@pytest.mark.shared
+def test_real_networks(name: str, shared: Path, tmp_path: Path) -> None:
+    inputs = ("input=1x512",) if "silero" in name else ()
+    compare(splitc.load(shared / "models" / f"{name}.onnx", input=inputs), HERE, tmp_path)
