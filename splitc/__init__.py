@@ -1,4 +1,4 @@
-"""splitc: a compiler for split computing. One trained network, two machines, and the wire between them.
+"""splitc, a compiler for split computing: one trained network, two machines, and their wire.
 
 The Python API is the command line without printing: same names, same options.
 Nothing heavy is imported until a name is used.
@@ -24,7 +24,7 @@ _WHERE = {
     "open_head": "splitc.runtime",
     "open_tail": "splitc.runtime",
 }
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+__all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
     from splitc.api import check as check

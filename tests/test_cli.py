@@ -135,7 +135,8 @@ def test_the_main_job(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     printed(
         capsys, "run", bundle, "--input", str(tmp_path / "x.npz"), "-o", str(tmp_path / "y.npz")
     )
-    whole = ReferenceEvaluator(model).run(None, {"image": image})[0]
+    (whole,) = ReferenceEvaluator(model).run(None, {"image": image})
+    assert isinstance(whole, np.ndarray)
     with np.load(tmp_path / "y.npz") as made_here:
         assert made_here.files == ["logits"]
         np.testing.assert_allclose(made_here["logits"], whole, rtol=0, atol=1e-5 * abs(whole).max())
@@ -257,3 +258,17 @@ def test_passes_and_backends(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_command_has_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["complie"]) == 2
     assert "did you mean 'compile'?" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = str(tmp_path / "none" / "out.onnx")
+    assert main(["optimize", model, "--passes", "simplify", "-o", where]) == 1
+    assert main(["profile", "-o", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "the folder of the output does not exist" in said
+    assert "the output is a folder" in said
+    (tmp_path / "file").write_text("not a folder")
+    assert main(["compile", model, *SCENARIO, "-o", str(tmp_path / "file" / "bundle")]) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err

@@ -61,9 +61,7 @@ def legal_heads(problem: Problem) -> Iterator[frozenset[str]]:
     ids = [node.id for node in graph.nodes]
     for bits in itertools.product([False, True], repeat=len(ids)):
         head = frozenset(v for v, kept in zip(ids, bits, strict=True) if kept)
-        closed = all(
-            graph.producer.get(t, v) in head for v in head for t in graph.by_id[v].inputs
-        )
+        closed = all(graph.producer.get(t, v) in head for v in head for t in graph.by_id[v].inputs)
         whole = all(head.issuperset(g) or head.isdisjoint(g) for g in problem.groups)
         kept = head >= problem.only_head and not head & problem.only_tail
         if closed and whole and kept:

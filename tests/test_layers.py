@@ -10,7 +10,8 @@ LAYERS = [
     ("errors",),
     ("units", "graph", "contract", "plugins", "quiet"),
     ("wire", "manifest", "closure"),
-    ("model", "shapes", "execute", "feeds", "tables", "inference"),  # one room: a model's facts may need one run of it
+    # one room: a model's facts may need one run of it
+    ("model", "shapes", "execute", "feeds", "tables", "inference"),
     ("ingest", "macs", "scenario", "names", "comparison", "parking"),
     ("cost", "pipeline", "backend", "selftest", "divergence"),
     ("cuts", "runtime", "request"),
@@ -25,7 +26,17 @@ LAYERS = [
 inside a function is an arrow like any other. Annotations alone (`TYPE_CHECKING`) are not."""
 
 LEAVES = {
-    "passes": {"errors", "model", "parking", "shapes", "ingest", "names", "graph", "execute", "feeds"},
+    "passes": {
+        "errors",
+        "model",
+        "parking",
+        "shapes",
+        "ingest",
+        "names",
+        "graph",
+        "execute",
+        "feeds",
+    },
     "backends": {"errors", "backend", "model"},
 }
 """Collections that one adds a file to: they see nouns, never the planner or the command line."""

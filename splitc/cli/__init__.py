@@ -13,7 +13,7 @@ from importlib import import_module
 import click
 
 from splitc import __version__
-from splitc.errors import SplitcError
+from splitc.errors import RequestError, SplitcError
 
 COMMANDS = {
     "compile": ("splitc.cli.build:compile_", "Plan, split, compile and verify: the whole job."),
@@ -88,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:  # a disk that is full, a folder without permission
+        text = error.strerror or str(error)
+        return _failed(RequestError(text, where=str(error.filename or "")), "--json" in arguments)
     return code if isinstance(code, int) else 0
 
 

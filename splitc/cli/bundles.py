@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from splitc.cli.options import emit, example, json_option, table
-from splitc.errors import RequestError
+from splitc.cli.options import emit, example, json_option, table, writable
 
 if TYPE_CHECKING:
     from splitc.verify import Report
@@ -71,8 +70,7 @@ def run(
     from splitc.units import parse_time
 
     target = Path(output)
-    if not target.parent.is_dir():
-        raise RequestError("the folder of the output does not exist", where=str(target))
+    writable(target)
     made = run_bundle(
         bundle, given(Path(data)), connect=connect, token=token, timeout_s=parse_time(timeout)
     )

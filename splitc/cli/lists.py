@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from splitc.cli.options import example, json_option, table
+from splitc.cli.options import example, json_option, table, writable
 
 
 @click.command(epilog=example("splitc devices", "splitc devices raspberry-pi-4"))
@@ -97,7 +97,7 @@ def passes(as_json: bool) -> None:
         if isinstance(found, SplitcError):
             rows.append({"name": name, "available": False, "reason": str(found.args[0])})
             continue
-        options = {f.name: str(f.default) for f in dataclasses.fields(found) if f.init}  # type: ignore[arg-type]
+        options = {f.name: str(f.default) for f in dataclasses.fields(found) if f.init}
         about = (found.__doc__ or "").strip().splitlines()[0]
         rows.append(
             {
@@ -124,16 +124,18 @@ def passes(as_json: bool) -> None:
 
 @click.command(epilog=example("splitc profile -o here.toml"))
 @click.option("-o", "--output", required=True, metavar="FILE.toml", help="Profile to write.")
-@click.option("--name", default="here", show_default=True)
+@click.option("--name", default="here", show_default=True, help="Name of the profile.")
 @click.option("--seconds", default=10.0, show_default=True, help="How long to measure.")
-@click.option("--threads", default=1, show_default=True)
+@click.option("--threads", default=1, show_default=True, help="Threads that will be used.")
 @json_option
 def profile(output: str, name: str, seconds: float, threads: int, as_json: bool) -> None:
     """Measure this machine into a device profile: a few kernels, bandwidth, overhead per node."""
-    from splitc import profiler
+    from splitc.profiler import measure, to_toml
 
-    made = profiler.measure(name, seconds=seconds, threads=threads)
-    Path(output).write_text(profiler.to_toml(made), "utf-8")
+    writable(Path(output))
+    click.echo(f"measuring for {seconds:g} seconds; leave the machine alone meanwhile", err=True)
+    made = measure(name, seconds=seconds, threads=threads)
+    Path(output).write_text(to_toml(made), "utf-8")
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(made)))
     else:

@@ -1,5 +1,6 @@
 """`splitc inspect`, `cuts` and `optimize`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from splitc.cli.options import (
     parse_size,
     stacked,
     table,
+    writable,
 )
 
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ def optimize(
         if print_after == step.name:
             click.echo(after.text(), err=True, nl=False)
 
+    writable(Path(options["output"]))
     made = splitc.optimize(model, observe=observe, max_size=parse_size(max_size), **options)
     for note in made.notes:
         click.echo(f"note: {note}", err=True)

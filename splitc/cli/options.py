@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -57,6 +58,14 @@ def parse_size(text: str) -> int:
         raise RequestError(f"cannot read the size {text!r}", hint="--max-size 16GB")
     power = " kMGT".index(match[2][0]) if match[2] not in ("", "B") else 0
     return int(float(match[1]) * 1024**power)
+
+
+def writable(path: Path) -> None:
+    """Raise `RequestError` where `path` cannot become a file, before the work that fills it."""
+    if path.is_dir():
+        raise RequestError("the output is a folder", where=str(path))
+    if not path.absolute().parent.is_dir():
+        raise RequestError("the folder of the output does not exist", where=str(path))
 
 
 def emit(value: Any, as_json: bool, show: Callable[[Any], None]) -> None:
