@@ -305,6 +305,24 @@ def test_onnxruntimes_default_int8_is_refused_by_node(tmp_path: Path) -> None:
     assert all(model.nodes[name].op_type == "DequantizeLinear" for name in biases)
 
 
+def test_weights_beside_the_model_are_found(
+    rtx: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del rtx
+    segment = tail(tmp_path)
+    plain = backend.get("tensorrt-rtx").compile(segment, A100).files
+    monkeypatch.setattr("splitc.model.EXTERNAL_ABOVE", 0)
+    segment.save(tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx.data").exists()
+    made = read(backend.get("tensorrt").compile(segment, A100))
+    assert list(made.model) == ["model.onnx", "model.onnx.data"]
+    assert made.evidence.verdict == "builds"
+    order = Order(recipe.profile(segment), "80")
+    placed = child.build(tmp_path / "model.onnx", order).engine
+    assert placed is not None
+    assert len(placed) == len(plain["engine.rtx"])
+
+
 def test_a_dynamic_input_without_range_says_so(rtx: str, tmp_path: Path) -> None:
     del rtx
     outcome = child.build(tail(tmp_path), Order(profile={}, capability="80"))

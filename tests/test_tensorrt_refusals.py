@@ -1,5 +1,8 @@
 """The table of what NVIDIA's parser refuses, and the real parser of TensorRT-RTX beside it."""
 
+import sys
+from pathlib import Path
+
 import onnx_ir
 import pytest
 
@@ -159,11 +162,8 @@ def test_what_tensorrt_says_becomes_our_name(said: dict[str, object], node: str)
     assert list(blame.refused(CHAIN, outcome, tried("nothing"))) == [node]
 
 
-def test_a_crash_is_told_apart_from_a_refusal(tmp_path: object) -> None:
-    import sys
-    from pathlib import Path
-
-    died = child._wait([sys.executable, "-c", "import os; os.abort()"], Path(str(tmp_path)))
+def test_a_crash_is_told_apart_from_a_refusal(tmp_path: Path) -> None:
+    died = child._wait([sys.executable, "-c", "import os; os.abort()"], tmp_path, {})
     assert died == "crashed with SIGABRT"
     why = blame.refused(
         CHAIN, child.Outcome(stage="parse", node="node_of_b", died=died), tried("b")

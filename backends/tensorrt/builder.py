@@ -151,7 +151,7 @@ def fixed_addresses() -> bool:
         return False
     personality = ctypes.CDLL(None, use_errno=True).personality
     now = personality(ctypes.c_ulong(0xFFFFFFFF))  # asks only
-    if now & _NO_RANDOMIZE:
+    if now != -1 and now & _NO_RANDOMIZE:
         return True
     if now == -1 or personality(ctypes.c_ulong(now | _NO_RANDOMIZE)) == -1:
         return False
@@ -159,7 +159,8 @@ def fixed_addresses() -> bool:
 
 
 if __name__ == "__main__":
-    fixed = fixed_addresses()
+    ordered = json.loads(Path(sys.argv[1]).read_text())
+    fixed = ordered["reproducible"] and fixed_addresses()
     started = Report(Path(sys.argv[2]))
     started.note(fixed_addresses=fixed)
-    run(json.loads(Path(sys.argv[1]).read_text()), started)
+    run(ordered, started)

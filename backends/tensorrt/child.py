@@ -23,18 +23,22 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 1800.0
 _ENVIRONMENT = ("PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYSTEMROOT")
-"""What the child gets of the environment: no more, because what lies in its memory before the
-build moves addresses, and an engine of TensorRT-RTX depends on their order. For the same reason
-it never asks for its folder (`-P`), and the names in its order are relative."""
+"""What a child that is to be reproducible gets of the environment: no more, because what lies in
+its memory before the build moves addresses, and an engine of TensorRT-RTX depends on their order.
+For the same reason it never asks for its folder (`-P`), and names in its order are relative."""
 
 
 @dataclass(frozen=True)
 class Flavour:
-    """A builder that may be installed: its Python modules, the first that is there counts."""
+    """A builder that may be installed: its Python modules, the first that is there counts.
+
+    `reproducible`: the same segment can give the same engine, if the child is held to it.
+    """
 
     name: str
     modules: tuple[str, ...]
     install: str
+    reproducible: bool = False
 
     def module(self) -> str:
         """Return the module to import; `BackendError` with the command that installs it."""
@@ -54,6 +58,7 @@ RTX = Flavour(
     "TensorRT-RTX",
     ("tensorrt_rtx", "tensorrt_rtx_bindings"),
     "pip install 'splitc[tensorrt-rtx]'",
+    reproducible=True,
 )
 
 
@@ -98,14 +103,15 @@ class Outcome:
 
 def build(model: "Model | Path", order: Order, flavour: Flavour = RTX) -> Outcome:
     """Build a segment, or the ONNX file of one, and wait for it."""
-    with tempfile.TemporaryDirectory(prefix="splitc-trt-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="splitc-trt-") as place:
+        folder = Path(place)
         if isinstance(model, Path):
             for file in model.parent.glob(f"{model.name}*"):
                 (folder / file.name).symlink_to(file.resolve())
         else:
             model.save(folder / "model.onnx")
-        return _run(folder, "model.onnx", order, flavour)
+        name = model.name if isinstance(model, Path) else "model.onnx"
+        return _run(folder, name, order, flavour)
 
 
 @cache
@@ -121,6 +127,7 @@ def _run(folder: Path, model: str | None, order: Order, flavour: Flavour) -> Out
         json.dumps(
             {
                 "module": flavour.module(),
+                "reproducible": flavour.reproducible,
                 "model": model,
                 "engine": engine.name,
                 "capability": order.capability,
@@ -131,19 +138,25 @@ def _run(folder: Path, model: str | None, order: Order, flavour: Flavour) -> Out
     )
     report.write_text("{}")
     command = [sys.executable, "-P", "-m", "splitc.backends.tensorrt.builder"]
-    died = _wait([*command, "order.json", report.name], folder)
+    died = _wait([*command, "order.json", report.name], folder, _environment(flavour))
     told = json.loads(report.read_text() or "{}")
     return _outcome(told, died, engine.read_bytes() if engine.exists() else None)
 
 
-def _wait(command: list[str], folder: Path) -> str:
-    """Run the child, always in the same surroundings; return '' or how it died."""
-    environment = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
+def _environment(flavour: Flavour) -> dict[str, str]:
+    if not flavour.reproducible:
+        return dict(os.environ)
+    kept = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
+    return {**kept, "PYTHONHASHSEED": "0"}
+
+
+def _wait(command: list[str], folder: Path, environment: Mapping[str, str]) -> str:
+    """Run the child; return '' or how it died."""
     try:
         done = subprocess.run(
             command,
             cwd=folder,
-            env={**environment, "PYTHONHASHSEED": "0"},
+            env=environment,
             capture_output=True,
             text=True,
             errors="replace",
