@@ -149,7 +149,7 @@ def _contract(read: Manifest) -> Check:
     if wrong := runtime.misfit(read):
         return Check("contract", "fail", detail=wrong)
     count, pair = len(read.contract.tensors), read.contract.pair
-    return Check("contract", "pass", detail=f"{count} tensors, pair {pair}")
+    return Check("contract", "pass", detail=f"{count} tensor{'s' * (count != 1)}, pair {pair}")
 
 
 class _Selftest:

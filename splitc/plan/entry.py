@@ -6,6 +6,7 @@ from typing import Any
 
 from splitc.cost.price import Price
 from splitc.cuts import Cut
+from splitc.units import si
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,13 @@ class Plan:
         if other is None or not self.chosen.price.addends:
             return ""
         gaps = {k: v - self.chosen.price.addends[k] for k, v in other.price.addends.items()}
-        worst = max(gaps, key=lambda key: gaps[key])
         total = other.cost(self.objective) - self.chosen.cost(self.objective)
+        pick = max if total >= 0 else min
+        worst = pick(gaps, key=lambda key: gaps[key])
+        sign = "+" if gaps[worst] >= 0 else "-"
         unit = "s" if self.objective == "latency" else "J"
         verb = "loses by" if total >= 0 else "would win by"
         return (
-            f"runner-up ({other.title}) {verb} {abs(total):.3g} {unit}; "
-            f"largest difference: {worst} {gaps[worst]:+.3g} s"
+            f"runner-up ({other.title}) {verb} {si(abs(total), unit)}; "
+            f"largest difference: {worst.removesuffix('_s')} {sign}{si(abs(gaps[worst]), 's')}"
         )
