@@ -172,7 +172,7 @@ def test_arm_code_under_emulation_computes_it_too(name: str, tmp_path: Path) -> 
     assert artifact.facts["triple"] == "aarch64-linux-gnu"
 
 
-def recurrent(kind: str, direction: str, **attributes: int) -> Model:
+def recurrent(kind: str, direction: str, **attributes: Any) -> Model:
     """A recurrent layer over 5 steps, with all its optional inputs and outputs."""
     ways, gates, hidden, width = (
         (2 if direction == "bidirectional" else 1),

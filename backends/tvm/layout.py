@@ -40,7 +40,7 @@ def channels_last(module: Any) -> Any:
     return relax.transform.DeadCodeElimination()(relax.transform.CanonicalizeBindings()(module))
 
 
-@mutator  # type: ignore[untyped-decorator]
+@mutator
 class _ChannelsLast(PyExprMutator):  # type: ignore[misc]
     """Rewrites call after call; a value is "turned" when it is bound to a permutation to first."""
 

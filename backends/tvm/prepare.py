@@ -9,6 +9,7 @@ All of it is plain ONNX before and after, so that it can be compared with onnxru
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -81,7 +82,9 @@ def _conv1d(model: ir.Model, node: ir.Node) -> None:
     batch, channels, length = data.shape
     image = make.reshaped(data, (batch, channels, 1, length))
     attributes = {key: a.as_ints() for key, a in node.attributes.items() if key in _DOUBLED}
-    doubled = {key: [*[_DOUBLED[key]] * (len(v) // 2 or 1), *v] for key, v in attributes.items()}
+    doubled: dict[str, Any] = {
+        key: [*[_DOUBLED[key]] * (len(v) // 2 or 1), *v] for key, v in attributes.items()
+    }
     if (pads := attributes.get("pads")) is not None:
         doubled["pads"] = [0, pads[0], 0, pads[1]]
     keep = {k: a for k, a in node.attributes.items() if k not in _DOUBLED}

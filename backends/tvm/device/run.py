@@ -36,6 +36,7 @@ class Compiled:
         self.machine["vm_initialization"](_CPU, 0, _POOLED)
         self.machine["set_input"]("main", *map(tvm_ffi.from_dlpack, self.inputs.values()))
         self._invoke, self._output = self.machine["invoke_stateful"], self.machine["get_output"]
+        self._places: list[tuple[int, ...]] | None = None  # of outputs, known after the first run
         if threads:
             configure: Any = tvm_ffi.get_global_func("runtime.config_threadpool")
             configure(1, threads)
@@ -49,24 +50,20 @@ class Compiled:
                 raise ValueError(f"input {name!r}: {have}, expected {want}")
             place[...] = given
         self._invoke("main")
-        count = self.machine["get_output_arity"]("main")
-        made = (
-            [self._output("main", place) for place in range(count)]
-            if count >= 0
-            else [self._output("main")]
-        )
-        return {
-            name: np.from_dlpack(value).copy()
-            for name, value in zip(self.outputs, made, strict=True)
-        }
+        if self._places is None:
+            count = self.machine["get_output_arity"]("main")
+            self._places = [()] if count < 0 else [(place,) for place in range(count)]
+        made = [self._output("main", *place) for place in self._places]
+        arrays = [np.from_dlpack(value).copy() for value in made]
+        return dict(zip(self.outputs, arrays, strict=True))
 
 
 def runtime_library(folder: Path) -> Path:
     """Return libtvm_runtime.so: in the folder, or in the installed package `apache-tvm`."""
     places = [folder]
     found = importlib.util.find_spec("tvm")
-    for place in (found.submodule_search_locations or ()) if found else ():
-        places += [Path(place) / "lib", Path(place)]
+    for package in (found.submodule_search_locations or ()) if found else ():
+        places += [Path(package) / "lib", Path(package)]
     for place in places:
         if (place / "libtvm_runtime.so").is_file():
             return place / "libtvm_runtime.so"

@@ -63,9 +63,13 @@ def geometry(call: Any, weights: NDArray[Any]) -> Geometry | None:
     attrs, shape = call.attrs, plain(call.args[0].ty.shape)
     if not all(shape):
         return None
+    batch, height, width, channels = shape
     top, left, bottom, right = plain(attrs.padding)
     return Geometry(
-        *shape,
+        batch=batch,
+        height=height,
+        width=width,
+        channels=channels,
         kernel=(weights.shape[1], weights.shape[2]),
         strides=(int(attrs.strides[0]), int(attrs.strides[1])),
         dilation=(int(attrs.dilation[0]), int(attrs.dilation[1])),
