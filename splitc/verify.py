@@ -149,7 +149,8 @@ def _contract(read: Manifest) -> Check:
     if wrong := runtime.misfit(read):
         return Check("contract", "fail", detail=wrong)
     count, pair = len(read.contract.tensors), read.contract.pair
-    return Check("contract", "pass", detail=f"{count} tensor{'s' * (count != 1)}, pair {pair}")
+    detail = f"{count} tensor{'s' * (count != 1)}, pair {pair[:16]}…"
+    return Check("contract", "pass", detail=detail)
 
 
 class _Selftest:
