@@ -152,12 +152,23 @@ def verify(
     model: str | Path | Model | None = None,
     data: str | Path | None = None,
     side: str | None = None,
+    compiled: bool = False,
+    progress: Progress = quiet,
 ) -> "Report":
-    """Check digests, contract and self-test of a bundle, and head ∘ wire ∘ tail."""
+    """Check digests, contract and self-test of a bundle, and head ∘ wire ∘ tail.
+
+    `compiled`: also load what backends compiled, which is native code that this process then
+    runs; `progress` says which before it is loaded.
+    """
+    from splitc import native
     from splitc.verify import verify as check
+    from splitc.verify import with_checks
 
     whole = opened(model) if model is not None else None
-    return check(Path(bundle), model=whole, data=Path(data) if data else None, side=side)
+    report = check(Path(bundle), model=whole, data=Path(data) if data else None, side=side)
+    if compiled and report.ok:
+        report = with_checks(report, tuple(native.recorded(Path(bundle), side, progress)))
+    return report
 
 
 def _after(model: Model, passes: str) -> Model:

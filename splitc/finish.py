@@ -18,7 +18,7 @@ import msgspec
 
 from splitc import __version__, backend, native
 from splitc import manifest as manifests
-from splitc.backend import Artifact, Finisher, Target
+from splitc.backend import Artifact, Finisher
 from splitc.comparison import Check
 from splitc.errors import VerifyError
 from splitc.manifest import ArtifactRecord, Manifest, Segment
@@ -91,17 +91,6 @@ def finish(bundle: str | Path) -> Finish:
     return Finish(ok, str(bundle), built, checks, tuple(notes))
 
 
-def placed(folder: Path, segment: Segment, record: ArtifactRecord) -> Artifact:
-    """Return an artifact of a bundle as it lies there."""
-    made = Artifact(
-        backend=record.backend,
-        format=record.format,
-        target=Target(record.target),
-        facts=record.facts,
-    )
-    return made.at(folder / str(segment.model), folder / segment.name / record.target)
-
-
 def key(
     read: Manifest, segment: Segment, record: ArtifactRecord, facts: Mapping[str, str | int]
 ) -> str:
@@ -118,7 +107,7 @@ def _finished(folder: Path, read: Manifest, segment: Segment, record: ArtifactRe
     """Build one artifact, or take what an earlier `finish` built, and run its self-test."""
     made = backend.get(record.backend)
     assert isinstance(made, Finisher)  # the caller looked
-    artifact = placed(folder, segment, record)
+    artifact = native.placed(folder, segment, record)
     facts = made.ready(artifact)
     mark = key(read, segment, record, facts)
     files = _earlier(folder, mark) or {

@@ -1,16 +1,19 @@
 """What backends compiled, compared with the recorded self-test before a bundle is written.
 
-Compiled artifacts are native code: only `compile` runs its own, right after making them. A
-backend that runs the portable form has nothing here, the halves themselves are checked.
+Compiled artifacts are native code: `compile` runs its own, right after making them, and `verify`
+those of a bundle only when it is told to. A backend that runs the portable form has nothing
+here, the halves themselves are checked.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from splitc import backend, selftest
-from splitc.backend import Artifact
+from splitc import manifest as manifests
+from splitc.backend import Artifact, Target
 from splitc.comparison import Check, compare
-from splitc.manifest import Manifest, Segment
+from splitc.errors import BackendError
+from splitc.manifest import ArtifactRecord, Manifest, Segment
 from splitc.selftest import Sample
 from splitc.verify import TOLERANCES
 
@@ -25,6 +28,55 @@ def check(
                 place = folder / side / artifact.target.name
                 placed = artifact.at(folder / str(read.segment(side).model), place)
                 yield from one(folder, read.segment(side), placed, read)
+
+
+def recorded(
+    folder: Path, side: str | None, announce: Callable[[str, str], None]
+) -> Iterator[Check]:
+    """Load the compiled artifacts of a bundle and compare them with its self-test.
+
+    `side`: "head" or "tail" alone. `announce`: called as ``("load", what)`` before native code is
+    loaded. An artifact that this machine cannot run, or whose backend is not installed, is
+    `not-run` with the reason; one that does not load or fails in running is a `fail`.
+    """
+    read = manifests.read(folder, side)
+    gone = manifests.absent(folder, read)
+    for segment in read.segments:
+        for record in segment.artifacts if segment.name not in gone else ():
+            if record.files and side in (None, segment.name):
+                yield from _announced(folder, read, segment, record, announce)
+
+
+def _announced(
+    folder: Path,
+    read: Manifest,
+    segment: Segment,
+    record: ArtifactRecord,
+    announce: Callable[[str, str], None],
+) -> Iterator[Check]:
+    label = f"{segment.name} {record.backend}"
+    try:
+        backend.get(record.backend)
+    except BackendError as reason:
+        detail = "; ".join(part for part in (str(reason.args[0]), reason.hint) if part)
+        yield Check(label, "not-run", detail=detail)
+        return
+    announce("load", f"native code: {', '.join(record.files)} ({record.backend})")
+    try:
+        yield from one(folder, segment, placed(folder, segment, record), read)
+    except BackendError as reason:
+        yield Check(label, "fail", detail=str(reason.args[0]))
+
+
+def placed(folder: Path, segment: Segment, record: ArtifactRecord) -> Artifact:
+    """Return an artifact of a bundle as it lies there."""
+    made = Artifact(
+        backend=record.backend,
+        format=record.format,
+        target=Target(record.target),
+        facts=record.facts,
+    )
+    return made.at(folder / str(segment.model), folder / segment.name / record.target)
 
 
 def tolerance(artifact: Artifact, kind: str) -> float:

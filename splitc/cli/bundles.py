@@ -9,6 +9,9 @@ import click
 from splitc.cli.options import emit, example, json_option, table, writable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from splitc.comparison import Check
     from splitc.verify import Report
 
 
@@ -19,20 +22,37 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="MODEL", help="Compare with the original, too.")
 @click.option("--data", metavar="FILE.npz", help="Inputs to compare on (needs --model).")
 @click.option("--side", type=click.Choice(["head", "tail"]), help="Check one side alone.")
+@click.option("--compiled", is_flag=True, help="Load machine code too: it runs as you.")
 @json_option
 def verify(
-    bundle: str, model: str | None, data: str | None, side: str | None, as_json: bool
+    bundle: str,
+    model: str | None,
+    data: str | None,
+    side: str | None,
+    compiled: bool,
+    as_json: bool,
 ) -> int:
     """Check digests, contract and self-test of a bundle: head, wire, tail."""
     import splitc
 
-    report = splitc.verify(bundle, model=model, data=data, side=side)
+    def say(stage: str, detail: str) -> None:
+        click.echo(f"{stage}: {detail}", err=True)
+
+    report = splitc.verify(
+        bundle, model=model, data=data, side=side, compiled=compiled, progress=say
+    )
     emit(report, as_json, show_checks)
     return 0 if report.ok else 3
 
 
 def show_checks(report: "Report") -> None:
     """Print a row for each check and the verdict."""
+    show_rows(report.checks)
+    click.echo("ok" if report.ok else "FAILED")
+
+
+def show_rows(checks: "Iterable[Check]") -> None:
+    """Print a row for each check."""
     rows = [
         (
             check.status,
@@ -41,10 +61,9 @@ def show_checks(report: "Report") -> None:
             "" if check.tolerance is None else f"{check.tolerance:.0e}",
             check.detail,
         )
-        for check in report.checks
+        for check in checks
     ]
     table("", ("", "check", ">error", ">tolerance", ""), rows)
-    click.echo("ok" if report.ok else "FAILED")
 
 
 @click.command(epilog=example("splitc run bundle --input x.npz -o y.npz --connect 127.0.0.1:7070"))

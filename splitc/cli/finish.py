@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from splitc.cli.bundles import show_rows
 from splitc.cli.options import (
     emit,
     example,
@@ -81,16 +82,6 @@ def show_finished(done: "Finish") -> None:
     for path, facts in done.built.items():
         about = "  ".join(f"{k} {v}" for k, v in facts.items() if k not in ("key", "backend"))
         click.echo(f"{path}: {about}")
-    rows = [
-        (
-            check.status,
-            check.name,
-            "" if check.worst_error is None else f"{check.worst_error:.1e}",
-            "" if check.tolerance is None else f"{check.tolerance:.0e}",
-            check.detail,
-        )
-        for check in done.checks
-    ]
-    if rows:
-        table("", ("", "check", ">error", ">tolerance", ""), rows)
+    if done.checks:
+        show_rows(done.checks)
     click.echo("ok" if done.ok else "FAILED: nothing was written")
