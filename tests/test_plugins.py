@@ -113,6 +113,33 @@ assert (Path('made') / 'head/acme-edge-1/program.acme').is_file()
     assert checks["model output y"] == "pass"
 
 
+def test_verify_loads_what_a_vendor_compiled_only_when_told(site: Path) -> None:
+    compiling = """
+from splitc import backend, verify
+from splitc.backend import Target
+splitc.compile('vendor.onnx', head='acme-edge-1', tail='nvidia-a100', link='acme-bus',
+               head_backend='acme', cut='@output', output='told')
+said = []
+plain = splitc.verify('told')
+full = splitc.verify('told', compiled=True, progress=lambda *line: said.append(line))
+print(json.dumps([[c.name for c in plain.checks], {c.name: c.status for c in full.checks}, said]))
+"""
+    plain, full, said = json.loads(python(site, MODEL + compiling))
+    assert "head acme y" not in plain
+    assert full["head acme y"] == "pass"
+    assert said == [["load", "native code: head/acme-edge-1/program.acme (acme)"]]
+    gone = """
+import sys
+sys.path = [path for path in sys.path if path and not path.endswith('site0')]
+report = splitc.verify('told', compiled=True)
+print(json.dumps([[c.status, c.detail] for c in report.checks if c.name == 'head acme']))
+"""
+    assert site.name == "site0"
+    ((status, detail),) = json.loads(python(site, "import json, splitc\n" + gone))
+    assert status == "not-run"
+    assert "unknown backend 'acme'" in detail
+
+
 def fake(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
     found = [EntryPoint(name, target, "splitc.backends") for name, target in points.items()]
     monkeypatch.setattr(plugins, "entry_points", lambda group: found)
