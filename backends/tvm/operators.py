@@ -4,17 +4,14 @@ What the importer has is read from the importer itself. It knows operators by na
 their domain, and finds out about sizes, types and branches too late; so that is checked here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from splitc.backends.tvm import recurrent
+from splitc.backends.tvm.rewriting import array_of
 from splitc.model import Model, bodies, dtype_name, identity
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 DOMAINS = ("", "ai.onnx")
 LOWERED = ("LSTM", "GRU")
@@ -22,14 +19,40 @@ BRANCHES = ("If",)
 DTYPES = frozenset(
     ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16")
 ) | {"uint32", "uint64", "bool"}
-OPEN = {
-    "NonZero": "the size of its result depends on values",
-    "Unique": "the size of its result depends on values",
-    "Compress": "the size of its result depends on values",
-    "NonMaxSuppression": "the size of its result depends on values",
-}
-"""Operators that the importer has, but not for a network whose sizes are all fixed."""
+OPEN = ("NonZero", "Unique", "Compress", "NonMaxSuppression")
+"""The importer has them, but the sizes of their results depend on values."""
+OTHERS = ("Attention", "DynamicQuantizeLinear")
+"""The importer means another operator by the name, or rounds otherwise."""
 SEQUENCES = ("Sequence", "Optional", "SplitToSequence", "ConcatFromSequence", "AllClassNMS")
+
+FIXED: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(("ConstantOfShape", "EyeLike"), (0,)),
+    **dict.fromkeys(("Reshape", "Expand", "Tile", "TopK", "Squeeze", "Unsqueeze", "Split"), (1,)),
+    **dict.fromkeys(("CumSum", "OneHot", "Upsample", "Trilu"), (1,)),
+    **{f"Reduce{kind}": (1,) for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean")},
+    **{f"Reduce{kind}": (1,) for kind in ("Min", "Prod", "Sum", "SumSquare")},
+    "Pad": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Resize": (1, 2, 3),
+    "Range": (0, 1, 2),
+}
+"""Operator → inputs that must be known when it is compiled."""
+
+ATTRIBUTES: Mapping[str, Mapping[str, tuple[object, ...]]] = {
+    "BatchNormalization": {"training_mode": (0,)},
+    "ConvTranspose": {"output_shape": ()},
+    "DequantizeLinear": {"block_size": (0,)},
+    "EyeLike": {"dtype": ()},
+    "IsInf": {"detect_negative": (1,), "detect_positive": (1,)},
+    "QuantizeLinear": {"block_size": (0,)},
+    "RMSNormalization": {"axis": (-1,)},
+    "RoiAlign": {"mode": ("avg",)},
+    "SpaceToDepth": {"mode": ("DCR",)},
+}
+"""Operator → attribute → values that come out right; measured with ONNX's own node tests."""
+
+ONE_OUTPUT = ("MaxPool", "LayerNormalization")
+"""Operators whose further outputs the importer lacks, or shapes otherwise."""
 
 
 @cache
@@ -38,7 +61,8 @@ def known() -> frozenset[str]:
     from tvm.relax.frontend.onnx import onnx_frontend
 
     table: Mapping[str, object] = onnx_frontend._get_convert_map()
-    usable = {name for name in table if not name.startswith(SEQUENCES) and name not in OPEN}
+    gone = (*OPEN, *OTHERS)
+    usable = {name for name in table if not name.startswith(SEQUENCES) and name not in gone}
     return frozenset(usable) | {"Constant"}
 
 
@@ -50,22 +74,55 @@ def refusals(segment: Model) -> dict[str, str]:
     for node in segment.ir.graph:
         if why := refusal(node):
             found[identity(node)] = why
-    return found or (_branches(segment) if _has_branches(segment) else {})
+    unclear = any(n.op_type in BRANCHES or unknown(n) for n in segment.ir.graph)
+    return found or (_unfolded(segment) if unclear else {})
 
 
 def refusal(node: ir.Node) -> str | None:
-    """Return why one node is refused; branches are judged apart."""
+    """Return why one node is refused, whatever becomes constant; see `unknown` for the rest."""
+    name = node.op_type
     if node.domain not in DOMAINS:
-        return f"TVM's importer has no operator {node.domain}.{node.op_type}"
-    if node.op_type in LOWERED:
+        return f"TVM's importer has no operator {node.domain}.{name}"
+    if name in LOWERED:
         return recurrent.refusal(node)
-    if node.op_type in OPEN:
-        return f"{node.op_type}: {OPEN[node.op_type]}"
-    if node.op_type not in known() and node.op_type not in BRANCHES:
-        return f"TVM's importer has no operator {node.op_type}"
+    if name in OPEN:
+        return f"{name}: the size of its result depends on values"
+    if name not in known() and name not in BRANCHES:
+        return f"TVM's importer has no operator {name}"
+    if name in ONE_OUTPUT and any(out.name for out in node.outputs[1:]):
+        return f"{name} with more than one output"
+    return _attributes(node) or _types(node)
+
+
+def _attributes(node: ir.Node) -> str | None:
+    for key, allowed in ATTRIBUTES.get(node.op_type, {}).items():
+        attribute = node.attributes.get(key)
+        value = None if attribute is None else attribute.value
+        if isinstance(value, bytes):
+            value = value.decode()
+        if attribute is not None and value not in allowed:
+            return f"{node.op_type} with {key} = {value}"
+    return None
+
+
+def _types(node: ir.Node) -> str | None:
     for value in (*node.inputs, *node.outputs):
-        if value is not None and value.dtype is not None and dtype_name(value.dtype) not in DTYPES:
+        if value is None:
+            continue
+        if value.type is not None and not isinstance(value.type, ir.TensorType):
+            return f"{node.op_type} on what is no tensor"
+        if value.dtype is not None and dtype_name(value.dtype) not in DTYPES:
             return f"{node.op_type} on {dtype_name(value.dtype)}"
+    kinds = {v.dtype for v in node.inputs if v is not None and v.dtype is not None}
+    return "Pow on two types" if node.op_type == "Pow" and len(kinds) > 1 else None
+
+
+def unknown(node: ir.Node) -> str | None:
+    """Return which input of a node must be constant and is not, or None."""
+    for place in FIXED.get(node.op_type, ()):
+        value = node.inputs[place] if place < len(node.inputs) else None
+        if value is not None and array_of(value) is None:
+            return f"{node.op_type}: its input {value.name!r} is computed"
     return None
 
 
@@ -84,23 +141,21 @@ def _open_size(segment: Model) -> str | None:
     return None
 
 
-def _has_branches(segment: Model) -> bool:
-    return any(node.op_type in BRANCHES for node in segment.ir.graph)
-
-
-def _branches(segment: Model) -> dict[str, str]:
-    """Judge each If by what folding leaves of it."""
+def _unfolded(segment: Model) -> dict[str, str]:
+    """Judge what hangs on constants by what folding leaves of it."""
     from splitc.backends.tvm.prepare import prepare
 
-    left = [node for node in prepare(segment).graph if refusal(node) or node.op_type in BRANCHES]
-    own = {identity(node): node for node in segment.ir.graph if node.op_type in BRANCHES}
-    found = {identity(n): "If: its condition is computed" for n in left if identity(n) in own}
-    hidden = [n for n in left if identity(n) not in segment.nodes]
-    for node in hidden:
-        why = refusal(node) or f"{node.op_type}: its condition is computed"
-        found |= {
-            name: f"If: in a branch, {why}" for name, branch in own.items() if _holds(branch, node)
-        }
+    found: dict[str, str] = {}
+    own = {identity(n): n for n in segment.ir.graph if n.op_type in BRANCHES}
+    for node in prepare(segment).graph:
+        computed = (
+            f"{node.op_type}: its condition is computed" if node.op_type in BRANCHES else None
+        )
+        why = refusal(node) or unknown(node) or computed
+        if why and identity(node) in segment.nodes:
+            found[identity(node)] = why
+        elif why:
+            found |= {name: f"If: in a branch, {why}" for name, n in own.items() if _holds(n, node)}
     return found
 
 

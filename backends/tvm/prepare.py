@@ -93,6 +93,14 @@ def _conv1d(model: ir.Model, node: ir.Node) -> None:
     replace_node(model, node, [make.reshaped(made, (batch, kernel.shape[0], -1))], make.nodes)
 
 
+def _constant(model: ir.Model, node: ir.Node) -> None:
+    """Give a Constant its tensor form, the only one that the importer reads."""
+    array = array_of(node.outputs[0])
+    if array is not None and "value" not in node.attributes:
+        node.attributes.clear()
+        node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
+
+
 def _sum(model: ir.Model, node: ir.Node) -> None:
     """Add one by one; the importer would stack all terms, broadcast, and sum over the stack."""
     make = Rewriter(model, node)
@@ -107,6 +115,7 @@ def _sum(model: ir.Model, node: ir.Node) -> None:
 _DOUBLED = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0}
 
 REWRITES: dict[str, Callable[[ir.Model, ir.Node], None]] = {
+    "Constant": _constant,
     "Conv": _conv1d,
     "Sum": _sum,
     "LSTM": recurrent.lower,
