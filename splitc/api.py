@@ -216,7 +216,7 @@ def _plan_from_costs(
 def _read_json(path: Path) -> Mapping[str, object]:
     try:
         value = json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"cannot read the costs: {error}", where=str(path)) from error
     if not isinstance(value, dict):
         raise RequestError("the costs are not a JSON object", where=str(path))

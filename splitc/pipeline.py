@@ -83,7 +83,7 @@ def _options(text: str, at: int, where: str) -> tuple[dict[str, Any], int]:
         try:
             table: dict[str, Any] = tomllib.loads(f"options = {text[at : end + 1]}")["options"]
             return table, end + 1
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             reason = str(error)
     raise PassError(f"cannot read options: {reason}", where=where)
 

@@ -5,7 +5,6 @@ A profile is one TOML file whose keys are exactly the fields of `Device` or `Lin
 """
 
 import dataclasses
-import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,9 @@ from splitc import plugins
 from splitc.errors import ProfileError, did_you_mean
 
 GROUP = "splitc.profiles"
+_SANE = (1e-30, 1e21)
+"""Numbers of a profile, 0 apart: beyond them products and quotients of a few leave the floats."""
+
 BUILT_IN = {"splitc": "splitc.profiles"}
 
 
@@ -162,7 +164,7 @@ def _shipped(folder: str) -> dict[str, str]:
 def _read(kind: type[Profile], text: str, where: str) -> Profile:
     try:
         table: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ProfileError(f"not TOML: {error}", where=where) from error
     types = {f.name: _type(f.type) for f in dataclasses.fields(kind)}
     missing = sorted(types.keys() - table.keys() - {"predictor"})
@@ -183,7 +185,7 @@ def _type(annotation: object) -> str:
 
 
 def _value(key: str, value: Any, wanted: str, where: str) -> Any:
-    """Check one value against its field's type; numbers must be finite and not negative."""
+    """Check one value against its field's type; a number is 0 or within `_SANE`."""
     if wanted == "str" and isinstance(value, str):
         return value
     if wanted == "int" and _number(value) and float(value) == int(value):
@@ -194,7 +196,7 @@ def _value(key: str, value: Any, wanted: str, where: str) -> Any:
         return tuple(value)
     if wanted.startswith("Mapping") and _all(value, dict, lambda item: _item(item, wanted)):
         return {k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in value.items()}
-    raise ProfileError(f"{key!r} has the value {value!r}, expected {wanted}", where=where)
+    raise ProfileError(f"{key!r} has the value {value!r:.80}, expected {wanted}", where=where)
 
 
 def _all(value: Any, shape: type, fits: Callable[[Any], bool]) -> bool:
@@ -204,7 +206,7 @@ def _all(value: Any, shape: type, fits: Callable[[Any], bool]) -> bool:
 
 def _number(value: Any) -> bool:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(value) and value >= 0
+    return plain and (value == 0 or _SANE[0] <= value <= _SANE[1])
 
 
 def _item(value: Any, wanted: str) -> bool:

@@ -5,6 +5,9 @@ import re
 
 from splitc.errors import RequestError
 
+_LARGEST = 1e18
+"""Of a rate in bit/s and a time in s; the least rate is its inverse. Prices stay finite so."""
+
 _RATES = {"bit/s": 1.0, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9}
 _TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z/]+)\s*")
@@ -18,7 +21,7 @@ def parse_rate(text: str) -> tuple[float, float]:
         raise RequestError(f"cannot read the rate {text!r}", hint="--rate 20Mbit/s[/50Mbit/s]")
     up = _parse(pair[1], _RATES, f"rate {text!r}")
     down = _parse(pair[2], _RATES, f"rate {text!r}") if pair[2] is not None else up
-    if not (up > 0 and down > 0):
+    if min(up, down) < 1 / _LARGEST:
         raise RequestError(f"the rate {text!r} is not above zero")
     return up, down
 
@@ -30,9 +33,10 @@ def parse_time(text: str) -> float:
 
 def _parse(text: str, units: dict[str, float], what: str) -> float:
     match = _NUMBER.fullmatch(text)
-    if match is None or match[2] not in units or not math.isfinite(float(match[1])):
+    value = float(match[1]) * units.get(match[2], math.inf) if match else math.inf
+    if value > _LARGEST:
         raise RequestError(f"cannot read the {what}", hint=f"a number and {', '.join(units)}")
-    return float(match[1]) * units[match[2]]
+    return value
 
 
 def si(value: float, unit: str) -> str:

@@ -72,7 +72,17 @@ def test_what_is_no_image_has_no_codec_unless_it_is_named(tmp_path: Path) -> Non
     assert given["jpeg"].price.wire_bytes == frame.frame_bytes + 2 * (77 + record)
     with pytest.raises(RequestError, match="how large its JPEG is must be given"):
         plan(model, scenario(), input_codec="jpeg")
-    for wrong in ("png", "jpeg:", "jpeg:0", "jpeg:-1", "jpeg:1.5", "u8:3", ""):
+    for wrong in (
+        "png",
+        "jpeg:",
+        "jpeg:0",
+        "jpeg:-1",
+        "jpeg:1.5",
+        "jpeg:²",
+        "jpeg:" + "9" * 400,
+        "u8:3",
+        "",
+    ):
         with pytest.raises(RequestError, match="unknown input codec"):
             plan(model, scenario(), input_codec=wrong)
 

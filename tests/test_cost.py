@@ -181,6 +181,11 @@ def test_the_wire_by_hand() -> None:
     assert price.latency_s == pytest.approx(sum(price.addends.values()))
 
 
+def test_a_group_without_any_price_is_shared_out_too() -> None:
+    free = dataclasses.replace(DEVICE, predictor={"other": (0.0, 0.0, 0.0)})
+    assert set(table(head=free).head_s.values()) == {0.0}
+
+
 def test_an_empty_tail_pays_for_the_head_alone() -> None:
     price = cost.price(table(), {"c", "r", "p", "f", "y"})
     assert (price.wire_bytes, price.return_bytes) == (0, 0)

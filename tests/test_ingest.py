@@ -48,6 +48,12 @@ def node(op: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto
     return helper.make_node(op, inputs.split(","), [output], **attributes)
 
 
+def function(*bodies: str) -> str:
+    """Return functions of the domain 'local' as text, to stand behind a graph."""
+    return " ".join(f'<domain: "local", opset_import: ["": 21, "local": 1]> {b}' for b in bodies)
+
+
+LAUGHS = [f"f{i + 1} (x) => (y) {{ t = local.f{i}(x)  y = local.f{i}(t) }}" for i in range(30)]
 FUNCTION = '<domain: "local", opset_import: ["": 21]> f (a) => (b) { c = Relu(a)  b = Neg(c) }'
 TEXTS: dict[str, str] = {
     "dynamic batch": "n (float[N,3] x) => (float[N,3] y) { y = Relu(x) }",
@@ -232,6 +238,18 @@ BROKEN: dict[str, tuple[onnx.ModelProto | bytes, str]] = {
         made([node("Add", "x,w", "y", name="sum")], {"w": np.ones(4, np.float32)}), "sum"),
     "types contradict": (
         made([node("Add", "x,w", "y", name="sum")], {"w": np.ones(3, np.int64)}), "sum"),
+    "a circle of functions": (
+        text("n (float[N,3] x) => (float[N,3] y) { y = local.a(x) } "
+             + function("a (x) => (y) { y = local.b(x) }", "b (x) => (y) { y = local.a(x) }"),
+             extra=', "local": 1'),
+        "functions call each other in a circle: local."),
+    "a billion laughs": (
+        text("n (float[N,3] x) => (float[N,3] y) { y = local.f30(x) } "
+             + function("f0 (x) => (y) { y = Neg(x) }", *LAUGHS), extra=', "local": 1'),
+        "1,073,741,824 nodes once its functions are inlined"),
+    "a zero byte": (made([node("Relu", "x", "a\0"), node("Neg", "a\0", "y")]), "a zero byte"),
+    "a long name": (
+        made([node("Relu", "x", "a" * 40000), node("Neg", "a" * 40000, "y")]), "longer than"),
     "rank unknown": (b"", ""),
     "a short weight": (b"", ""),
 }  # fmt: skip

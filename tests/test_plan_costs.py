@@ -307,7 +307,9 @@ def test_another_form_is_refused(tmp_path: Path, costs: Any) -> None:
         splitc.plan(written(tmp_path, NAMES), costs=costs, rate="1Mbit/s")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "", "\x00", "[" * 99_999, f'{{"bytes": {"9" * 5000}}}']
+)
 def test_a_file_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(RequestError, match="costs"):

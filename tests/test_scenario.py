@@ -171,6 +171,8 @@ LINK_ERRORS = {
     "fraction": ({"packet_payload_bytes": 1.5}, "'packet_payload_bytes' has the value 1.5", ""),
     "all lost": ({"loss": 1.0}, "loss below 1", ""),
     "no rate": ({"uplink_mbit_s": 0}, "rates and payload must be above 0", ""),
+    "no float": ({"downlink_mbit_s": 5e-324}, "'downlink_mbit_s' has the value 5e-324", ""),
+    "beyond sense": ({"beta_mw": 1e308}, "'beta_mw' has the value 1e+308", ""),
     "no time": ({"duty_cycle": 0}, "duty_cycle in (0, 1]", ""),
     "no source": ({"sources": {"loss": "x"}}, "has no source", "[sources]"),
     "empty source": ({"sources": {**LINK["sources"], "loss": " "}}, "'sources' has the value", ""),
@@ -182,6 +184,7 @@ DEVICE_ERRORS = {
     "no fallback": ({"efficiency": {"conv": 0.5}}, "'efficiency' has no entry 'other'"),
     "zero peak": ({"peak_gops": {"float32": 0}}, "'peak_gops' has the value"),
     "too good": ({"efficiency": {"other": 1.5}}, "efficiency of 'other' is above 1"),
+    "no float": ({"memory_bytes": 10**400}, "'memory_bytes' has the value 1000"),
     "no bandwidth": ({"memory_bandwidth_gb_s": 0}, "must be above 0"),
     "band": ({"error_band": 0.5}, "error_band ≥ 1"),
     "short row": ({"predictor": {"other": [1.0, 2.0]}}, "'predictor' has the value"),
@@ -206,6 +209,14 @@ def test_a_wrong_device_is_refused(change: dict[str, object], message: str, tmp_
     with pytest.raises(ProfileError) as caught:
         scenario.device(_write(tmp_path, {**DEVICE, **change}))
     assert message in caught.value.args[0]
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 9000, "a = " + "9" * 5000, "a = ", "\x00"])
+def test_text_that_is_no_toml(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text, "utf-8")
+    for read in (scenario.device, scenario.link):
+        with pytest.raises(ProfileError, match="not TOML"):
+            read(tmp_path / "mine.toml")
 
 
 def test_an_unknown_name_and_an_unreadable_file_say_what_to_do(tmp_path: Path) -> None:

@@ -23,8 +23,10 @@ BAD_RATES = (
     "1Mbit/s/",
     "1Mbit/s/2",
     "xMbit/s",
+    "1e-320bit/s",
+    "1e308Gbit/s",
 )
-BAD_TIMES = ("", "5", "5 m", "-1ms", "1e999s", "ms", "5ms5")
+BAD_TIMES = ("", "5", "5 m", "-1ms", "1e999s", "1e308s", "ms", "5ms5")
 
 
 @pytest.mark.parametrize(("text", "bits"), RATES.items())

@@ -31,7 +31,7 @@ def _from_file(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
         return {}
     try:
         table = tomllib.loads(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"cannot read the configuration: {error}", where=str(path)) from error
     known = {key: value for key, value in options.items() if key not in _OWN}
     for key in sorted(table.keys() - known.keys()):
@@ -42,7 +42,9 @@ def _from_file(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
         if wanted is tuple:
             wanted = list
         if type(value) is not wanted:
-            raise RequestError(f"{key} = {value!r} is no {wanted.__name__}", where=str(path))
+            raise RequestError(f"{key} = {value!r:.80} is no {wanted.__name__}", where=str(path))
+        if wanted is list and not all(isinstance(item, str) for item in value):
+            raise RequestError(f"{key} = {value!r:.80} holds what is no text", where=str(path))
     typed = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     return {k: v for k, v in table.items() if ctx.get_parameter_source(k) not in typed}
 

@@ -57,7 +57,7 @@ def parse_size(text: str) -> int:
     if match is None:
         raise RequestError(f"cannot read the size {text!r}", hint="--max-size 16GB")
     power = " kMGT".index(match[2][0]) if match[2] not in ("", "B") else 0
-    return int(float(match[1]) * 1024**power)
+    return int(min(float(match[1]) * 1024**power, float(sys.maxsize)))
 
 
 def writable(path: Path) -> None:

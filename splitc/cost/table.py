@@ -134,7 +134,8 @@ def shares(fused: Iterable[Group], seconds: Seconds) -> dict[str, float]:
         whole = seconds(group)
         alone = [seconds((name,)) for name in group]
         total = sum(alone)
-        found |= {n: whole * a / total for n, a in zip(group, alone, strict=True)}
+        parts = [a / total for a in alone] if total else [1 / len(group)] * len(group)
+        found |= {n: whole * part for n, part in zip(group, parts, strict=True)}
     return found
 
 

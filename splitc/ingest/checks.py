@@ -4,8 +4,9 @@ Each check names the node and the tensor. ONNX's own checker runs later, on the 
 it reports less clearly, or not at all, what is refused here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from math import prod
 
 import onnx
@@ -13,7 +14,17 @@ import onnx_ir as ir
 
 from splitc.errors import ModelError
 
+MOST_NODES = 2_000_000
+"""Of a graph once its functions are inlined; thirty lines of functions can make 2**30."""
+
+LONGEST_NAME = 32_768
+"""Bytes of a tensor's name: a self-test's archive holds it beside a sample's number."""
+
 KNOWN_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"))
+
+
+Call = tuple[str, str]
+"""Domain and name of a function."""
 
 
 def check_structure(proto: onnx.ModelProto, where: str) -> None:
@@ -25,6 +36,7 @@ def check_structure(proto: onnx.ModelProto, where: str) -> None:
         raise ModelError("the graph has no outputs", where=where)
     versions = {item.domain: item.version for item in proto.opset_import}
     local = {(f.domain, f.name) for f in proto.functions}
+    check_functions(proto, where)
     try:
         _graph(graph, frozenset(), where)
         for node in _nodes(graph):
@@ -58,12 +70,14 @@ def _made(graph: onnx.GraphProto, where: str) -> dict[str, str]:
     """Return name → what makes it; `ModelError` for a name that is made twice."""
     made = {tensor.name: "an initializer" for tensor in graph.initializer}
     inputs = [value.name for value in graph.input]
+    _plain([*inputs, *made], where)
     if len(set(inputs)) < len(inputs):
         twice = next(name for name in inputs if inputs.count(name) > 1)
         raise ModelError(f"two inputs are called {twice!r}", where=where)
     made |= dict.fromkeys(inputs, "an input")
     for node in graph.node:
         _utf8(node)
+        _plain(node.output, where)
         for name in node.output:
             if name and name in made:
                 raise ModelError(
@@ -85,6 +99,54 @@ def _utf8(node: onnx.NodeProto) -> None:
     for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
         if isinstance(name, bytes):
             name.decode()
+
+
+def _plain(names: Iterable[str | bytes], where: str) -> None:
+    """Refuse a name that no archive and no other tool would keep as it is.
+
+    `UnicodeError` for one that protobuf hands over undecoded.
+    """
+    for name in names:
+        data = name if isinstance(name, bytes) else name.encode()
+        data.decode()
+        if b"\0" in data or len(data) > LONGEST_NAME:
+            raise ModelError(
+                f"the tensor name {name!r:.80} holds a zero byte, or is longer than "
+                f"{LONGEST_NAME:,} bytes",
+                where=where,
+            )
+
+
+def check_functions(proto: onnx.ModelProto, where: str) -> None:
+    """Raise `ModelError` for functions that call each other in a circle, or make too many nodes."""
+    bodies = {(f.domain, f.name): f.node for f in proto.functions}
+    calls = {key: _calls(nodes, bodies.keys()) for key, nodes in bodies.items()}
+    order = TopologicalSorter({key: {c for c in found if c} for key, found in calls.items()})
+    sizes: dict[Call, int] = {}
+    try:
+        for key in order.static_order():
+            sizes[key] = sum(sizes[c] if c else 1 for c in calls[key])
+    except CycleError as error:
+        circle = " -> ".join(f"{domain}.{name}" for domain, name in error.args[1])
+        raise ModelError(f"functions call each other in a circle: {circle}", where=where) from error
+    found = _calls(proto.graph.node, bodies.keys())
+    if (count := sum(sizes[c] if c else 1 for c in found)) > MOST_NODES:
+        raise ModelError(
+            f"the graph has {count:,} nodes once its functions are inlined",
+            where=where,
+            hint=f"splitc takes at most {MOST_NODES:,}",
+        )
+
+
+def _calls(nodes: Iterable[onnx.NodeProto], local: Set[Call]) -> list[Call | None]:
+    """Return for each node, those of bodies included, the function that it calls, or None."""
+    found: list[Call | None] = []
+    for node in nodes:
+        key = (node.domain, node.op_type)
+        found.append(key if key in local else None)
+        for body in _bodies(node):
+            found += _calls(body.node, local)
+    return found
 
 
 def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

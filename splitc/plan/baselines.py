@@ -6,6 +6,7 @@ splitc emits, and are ranked all the same: a cut that sends more than the photo 
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator
 
 from splitc.cost.price import Price, energy
@@ -26,9 +27,9 @@ def input_codec(text: str | None) -> tuple[str, int | None] | None:
     name, colon, size = text.partition(":")
     if name in ("f32", "u8") and not colon:
         return name, None
-    if name == "jpeg" and (not colon or (size.isdigit() and int(size) > 0)):
+    if name == "jpeg" and (not colon or re.fullmatch("0*[1-9][0-9]{0,17}", size)):
         return name, int(size) if colon else None
-    raise RequestError(f"unknown input codec {text!r}", hint="f32, u8 or jpeg:BYTES")
+    raise RequestError(f"unknown input codec {text!r:.80}", hint="f32, u8 or jpeg:BYTES")
 
 
 def image_inputs(table: CostTable) -> tuple[str, ...]:

@@ -29,6 +29,9 @@ from splitc.plan.problem import Bools, Floats, Indexed, Prices, Problem
 from splitc.plan.ranking import cheapest
 from splitc.plan.reader import Network
 
+_LARGEST = 1e250
+"""A price above is refused: sums of many, times 8 and over the rate, stay finite so."""
+
 _SHOWN = 200
 """Names of one kind that an error lists."""
 
@@ -238,13 +241,13 @@ def _plain(table: Mapping[str, object]) -> bool:
         values = np.fromiter(table.values(), np.float64, len(table))
     except OverflowError:
         return False
-    return bool(((values >= 0) & (values <= 1e300)).all())
+    return bool(((values >= 0) & (values <= _LARGEST)).all())
 
 
 def _number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         return False
-    return bool(0 <= value <= 1e300)
+    return bool(0 <= value <= _LARGEST)
 
 
 def _rootless(graph: Graph) -> set[str]:

@@ -37,7 +37,7 @@ def _read_plan(cut: str) -> Mapping[str, object]:
     path = Path(cut[1:])
     try:
         chosen = json.loads(path.read_text("utf-8"))["chosen"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RequestError(f"cannot read the plan: {error}", where=str(path)) from error
     if not isinstance(chosen, dict):
         raise RequestError("not a plan: 'chosen' is no object", where=str(path))

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from splitc.errors import ModelError
 from splitc.graph import Graph, Node
 from splitc.ingest import load
+from splitc.ingest.checks import check_functions
 from splitc.model import DEFAULT_MAX_SIZE, RANDOM, InputSpec, Model, build_graph
 
 
@@ -198,6 +199,7 @@ def _sorted(proto: onnx.ModelProto, where: str) -> Network:
         TopologicalSortPass,
     )
 
+    check_functions(proto, where)
     try:
         model = ir.from_proto(proto)
         if model.functions:
