@@ -129,11 +129,33 @@ ATTENTION = """g (float[1,7,16] x) => (float[1,7,16] y) {
     z = Exp(f)
     y = Add(z, x)
 }"""
+TURNED = """g (float[1,3,8,8] x)
+    => (float[1,8,9,8] y, float[1,8,1,1] m, float[1,8] n, float[1,8,8,8] t) {
+    a = Conv<pads = [1,1,1,1]>(x, w1)
+    b = AveragePool<kernel_shape = [2,2], strides = [2,2]>(a)
+    scales = Constant<value = float[4] {1.0, 1.0, 2.0, 2.0}>()
+    c = Resize<mode = "nearest">(b, , scales)
+    d = Concat<axis = 1>(c, a)
+    from = Constant<value = int64[1] {2}>()
+    to = Constant<value = int64[1] {10}>()
+    axis = Constant<value = int64[1] {1}>()
+    e = Slice(d, from, to, axis)
+    pads = Constant<value = int64[8] {0, 0, 1, 0, 0, 0, 0, 0}>()
+    p = Pad<mode = "constant">(e, pads)
+    f = HardSwish(p)
+    y = Mul(f, factor)
+    hw = Constant<value = int64[2] {2, 3}>()
+    m = ReduceMax<keepdims = 1>(e, hw)
+    n = ReduceMean<keepdims = 0>(e, hw)
+    u = Transpose<perm = [0,2,3,1]>(e)
+    t = Transpose<perm = [0,3,1,2]>(u)
+}"""
 PADS = {"k": np.array([0, 0, 0, 0, 0, 1], np.int64)}
 
 NETWORKS: dict[str, Model] = {
     "image, symbolic batch": text(IMAGE, IMAGE_WEIGHTS),
     "groups and a channel shuffle": text(SHUFFLE, {"w1": (24, 4, 1, 1), "w2": (24, 6, 3, 3)}),
+    "images turned around": text(TURNED, {"w1": (8, 3, 3, 3), "factor": (8, 1, 1)}),
     "attention": text(
         ATTENTION,
         {"s": (16,), "b": (16,), "wq": (16, 16), "wk": (16, 16), "wv": (16, 16)},

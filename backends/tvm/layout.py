@@ -214,8 +214,9 @@ def _resize(self: _ChannelsLast, call: Any) -> Any:
     inner, attrs = self.turned(call.args[0]), call.attrs
     if inner is None or attrs.layout != "NCHW":
         return None
-    names = ("roi", "method", "coordinate_transformation_mode", "rounding_method")
+    names = ("method", "coordinate_transformation_mode", "rounding_method")
     options = {name: getattr(attrs, name) for name in names}
+    options["roi"] = [float(value) for value in attrs.roi]
     options |= {
         name: getattr(attrs, name)
         for name in ("cubic_alpha", "cubic_exclude", "extrapolation_value")
