@@ -3,17 +3,16 @@
 It runs the portable form itself, so its artifact holds no files.
 """
 
-import ctypes
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
+from splitc import narrow
 from splitc.backend import Artifact, Feeds, Refusals, Session, Target
 from splitc.errors import BackendError
 
@@ -91,62 +90,20 @@ class OrtSession:
             self._session = onnxruntime.InferenceSession(source, options, providers=[PROVIDER])
         except _FAILURES as reason:
             raise BackendError(f"onnxruntime: {_first(reason)}", where=self._where) from reason
-        self._types = {i.name: i.type for i in self._session.get_inputs()}
+        self._inputs = {i.name for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs()]
-        kinds = [*self._types.values(), *(o.type for o in self._session.get_outputs())]
-        self._narrow = any(kind in _NARROW for kind in kinds)
 
     def __call__(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Run on all of the inputs; arrays of the caller are not changed."""
         if not self._outputs:
             return {}
-        if lacking := sorted(self._types.keys() - feeds.keys()):
+        if lacking := sorted(self._inputs - feeds.keys()):
             raise BackendError(f"onnxruntime: no input {lacking[0]!r} was given", where=self._where)
-        run = self._run_narrow if self._narrow else self._run
         try:
-            return dict(zip(self._outputs, run(feeds), strict=True))
+            made = narrow.run(self._session, self._outputs, feeds)
         except _FAILURES as reason:
             raise BackendError(f"onnxruntime: {_first(reason)}", where=self._where) from reason
-
-    def _run(self, feeds: Feeds) -> Iterable[NDArray[Any]]:
-        given = {name: feeds[name] for name in self._types}
-        outputs: list[NDArray[Any]] = self._session.run(self._outputs, given)
-        return outputs
-
-    def _run_narrow(self, feeds: Feeds) -> Iterable[NDArray[Any]]:
-        """Run where numpy has no such type of its own (bfloat16): bytes in, bytes out."""
-        given = {name: _to_value(feeds[name], kind) for name, kind in self._types.items()}
-        values = self._session.run_with_ort_values(self._outputs, given)
-        return [_from_value(value) for value in values]
-
-
-# Types that numpy knows only through ml_dtypes: onnxruntime's name → (ml_dtypes', ONNX's number).
-_NARROW = {
-    "tensor(bfloat16)": ("bfloat16", 16),
-    "tensor(float8e4m3fn)": ("float8_e4m3fn", 17),
-    "tensor(float8e4m3fnuz)": ("float8_e4m3fnuz", 18),
-    "tensor(float8e5m2)": ("float8_e5m2", 19),
-    "tensor(float8e5m2fnuz)": ("float8_e5m2fnuz", 20),
-}
-
-
-def _to_value(array: NDArray[Any], kind: str) -> onnxruntime.OrtValue:
-    if kind not in _NARROW:
-        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
-    plain = np.ascontiguousarray(array).view(f"u{array.itemsize}")
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, _NARROW[kind][1])
-
-
-def _from_value(value: onnxruntime.OrtValue) -> NDArray[Any]:
-    if value.data_type() not in _NARROW:
-        array: NDArray[Any] = value.numpy()
-        return array
-    import ml_dtypes
-
-    dtype = np.dtype(getattr(ml_dtypes, _NARROW[value.data_type()][0]))
-    count = int(np.prod(value.shape())) * dtype.itemsize
-    data = ctypes.string_at(value.data_ptr(), count) if count else b""
-    return np.frombuffer(data, dtype).reshape(value.shape()).copy()
+        return dict(zip(self._outputs, made, strict=True))
 
 
 class _Kernel(NamedTuple):

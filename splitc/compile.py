@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from splitc import backend, bundle, native, pipeline
 from splitc.backend import Artifact, Target
 from splitc.bundle import Parts
-from splitc.errors import BackendError
+from splitc.errors import BackendError, ModelError
 from splitc.manifest import Source
 from splitc.model import Model
 from splitc.parking import parked
@@ -19,6 +19,7 @@ from splitc.scenario import Device, Scenario
 from splitc.split import Split, split
 from splitc.stages import Progress, opened, planned
 from splitc.verify import Report, verify, with_checks
+from splitc.wire.codec import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,7 @@ def compile_bundle(
     scenario = request.scenario()
     progress("load", str(model) if not isinstance(model, Model) else model.source)
     loaded = parked(opened(model, request.input, max_size))
+    _check_outputs(loaded)
     after, plan = planned(loaded, request, progress)
     after = parked(after)
     progress("split", plan.chosen.title)
@@ -80,6 +82,17 @@ def compile_bundle(
             progress("write", str(output))
             staged.publish(report.records())
     return Compiled(report.ok, str(output), plan, report, (*plan.notes, *report.notes))
+
+
+def _check_outputs(model: Model) -> None:
+    """Refuse what a bundle could neither send nor record: strings, sequences, 4-bit numbers."""
+    for tensor in model.outputs:
+        if tensor.dtype not in DTYPES:
+            raise ModelError(
+                f"output {tensor.name!r} is {tensor.dtype}, which a bundle cannot hold",
+                where=model.source,
+                hint=f"types that it can: {', '.join(DTYPES)}",
+            )
 
 
 def _return_freed_memory() -> None:

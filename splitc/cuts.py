@@ -14,6 +14,7 @@ import numpy as np
 from splitc.closure import Bits, Closure
 from splitc.errors import RequestError, did_you_mean
 from splitc.graph import Graph
+from splitc.wire.codec import DTYPES
 
 if TYPE_CHECKING:
     from splitc.model import Model
@@ -214,15 +215,16 @@ def cuts(model: "Model", *, max_tensors: int = 3) -> CutList:
     counts = macs(model)
     total = sum(counts.values())
     fused = groups(model)
-    entry = sum(facts[name].elements for name in graph.inputs)
+    entry = sum(facts[name].elements for name in graph.inputs if name in facts)
     rows = []
     for cut in listed(graph, max_tensors=max_tensors, allowed=cuttable(model)):
         ahead = sum(counts.get(node, 0) for node in cut.head_nodes)
-        elements = sum(facts[t].elements for t in cut.tensors)
+        crossing = [facts[t] for t in cut.tensors if t in facts]
+        elements = sum(fact.elements for fact in crossing)
         rows.append(
             Listing(
                 cut=cut,
-                bytes=sum(facts[t].nbytes for t in cut.tensors),
+                bytes=sum(fact.nbytes for fact in crossing),
                 head_macs=ahead,
                 head_mac_share=ahead / total if total else 0.0,
                 natural_bottleneck=cut.kind == "inner" and elements < entry,
@@ -233,5 +235,6 @@ def cuts(model: "Model", *, max_tensors: int = 3) -> CutList:
 
 
 def cuttable(model: "Model") -> frozenset[str]:
-    """Tensors that may cross: of the loaded graph, still there, and plain tensors."""
-    return frozenset(t for t in model.graph.tensors if t in model.cuttable and t in model.facts)
+    """Tensors that may cross: of the loaded graph, still there, plain, of a type that a frame has."""
+    plain = {name for name, fact in model.facts.items() if fact.dtype in DTYPES}
+    return frozenset(t for t in model.graph.tensors if t in model.cuttable and t in plain)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from splitc import narrow
 from splitc.errors import ModelError
 from splitc.model import Model
 
@@ -113,7 +114,7 @@ def run(
     """Run an open session; an onnxruntime failure becomes a `ModelError`."""
     given = {i.name: np.asarray(feeds[i.name]) for i in opened.get_inputs()}
     try:
-        return dict(zip(names, opened.run(list(names), given), strict=True))
+        return dict(zip(names, narrow.run(opened, names, given), strict=True))
     except _failures() as error:
         text = _plain(error)
         raise ModelError(

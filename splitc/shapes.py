@@ -17,8 +17,18 @@ from splitc.inference import infer as infer
 from splitc.model import Fact, InputSpec, Model, dtype_name, dtype_of
 
 
+_LARGEST = 2**48
+"""Bytes of one tensor; sums of thousands stay within 64 bits."""
+
+
 def name_dims(model: ir.Model) -> None:
-    """Give each unnamed size of a graph input a name: 'batch' in front, else '<input>_<axis>'."""
+    """Give each unnamed size of a graph input a name: 'batch' in front, else '<input>_<axis>'.
+
+    A size below 0 is unnamed: some exporters write -1 where they know none.
+    """
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape is not None and any(isinstance(d, int) and d < 0 for d in value.shape):
+            value.shape = ir.Shape(None if isinstance(d, int) and d < 0 else d for d in value.shape)
     taken = {
         dim.value for v in model.graph.inputs for dim in v.shape or () if not isinstance(dim, int)
     }
@@ -230,7 +240,9 @@ def _mask(value: ir.Value, model: ir.Model, found: Mapping[str, Fact]) -> Fact |
 def make_fact(dtype: ir.DataType, shape: tuple[int, ...]) -> Fact:
     """Build a fact; strings count as 8 bytes an element, sub-byte types are packed."""
     item = 8.0 if dtype == ir.DataType.STRING else dtype.itemsize
-    return Fact(dtype_name(dtype), shape, math.ceil(math.prod(shape) * item))
+    if (size := math.ceil(math.prod(shape) * item)) > _LARGEST:
+        raise ModelError(f"a tensor of sizes {list(shape)} has more than {_LARGEST:,} bytes")
+    return Fact(dtype_name(dtype), shape, size)
 
 
 def _measured(fixed: Model, holes: Sequence[str], known: Mapping[str, Fact]) -> dict[str, Fact]:

@@ -33,6 +33,14 @@ BRANCH = """net (float[1,3] x, float[1,3] z) => (float[1,3] y)
   y = Mul(b, o) }"""
 
 
+NARROW = """net (float[N,4] x) => (float[N,4] y)
+{ a = Relu(x)  b = Cast<to = 16>(a)  c = Cast<to = 1>(b)  y = Tanh(c) }"""
+STRING = """net (float[N,4] x) => (float[N,4] y, string[N,4] s)
+{ a = Relu(x)  s = Cast<to = 8>(a)  y = Tanh(a) }"""
+MIDDLE = """net (float[N,4] x) => (float[N,4] y)
+{ a = Relu(x)  s = Cast<to = 8>(a)  b = Cast<to = 1>(s)  y = Tanh(b) }"""
+
+
 def feeds(batch: int, seed: int = 1) -> dict[str, Any]:
     return {"x": np.random.default_rng(seed).standard_normal((batch, 8)).astype("f")}
 
@@ -265,3 +273,20 @@ def test_a_network_with_state_and_branches(
     found = compiled(capsys, model, "--input", "input=1x512", "--cut", cut, "-o", tmp_path / "b")
     assert statuses(found)["model output output"] == "pass"
     assert found["ok"]
+
+
+def test_a_bfloat16_crosses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, NARROW)
+    found = compiled(capsys, path, "--cut", "b", "-o", tmp_path / "b")
+    assert found["plan"]["tensors"] == ["b"]
+    assert set(statuses(found).values()) == {"pass"}
+
+
+def test_text_cannot_cross(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, MIDDLE)
+    assert [list(row.cut.tensors) for row in splitc.cuts(path).cuts] == [["x"], ["a"], ["b"], []]
+    found = compiled(capsys, path, "--cut", "s", "-o", tmp_path / "b", code=4)
+    assert "cannot cross" in found["where"]
+    found = compiled(capsys, write(tmp_path, STRING), "-o", tmp_path / "b", code=1)
+    assert found["error"] == "output 's' is string, which a bundle cannot hold"
+    assert not (tmp_path / "b").exists()

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = [
     ("errors",),
-    ("units", "graph", "contract", "plugins", "quiet"),
+    ("units", "graph", "contract", "plugins", "quiet", "narrow"),
     ("wire", "manifest", "closure"),
     # one room: a model's facts may need one run of it
     ("model", "shapes", "execute", "feeds", "tables", "inference"),
@@ -37,7 +37,7 @@ LEAVES = {
         "execute",
         "feeds",
     },
-    "backends": {"errors", "backend", "model"},
+    "backends": {"errors", "backend", "model", "narrow"},
 }
 """Collections that one adds a file to: they see nouns, never the planner or the command line."""
 

@@ -183,3 +183,18 @@ def test_facts_are_what_onnxruntime_makes(shared: Path, name: str) -> None:
 def test_facts_of_the_light_models(name: str) -> None:
     folder = Path(onnx.__file__).parent / "backend/test/data/light"
     against_onnxruntime(load(folder / f"{name}.onnx"))
+
+
+def test_a_size_below_zero_is_unknown(tmp_path: Path) -> None:
+    relu = onnx.parser.parse_model(HEAD + ONE)
+    for value in (relu.graph.input[0], relu.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    (tmp_path / "net.onnx").write_bytes(relu.SerializeToString())
+    found = load(tmp_path / "net.onnx")
+    assert found.inputs[0].shape == ("batch", 3)
+    assert found.facts["y"].shape == (1, 3)
+
+
+def test_a_tensor_beyond_any_memory(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has more than 281,474,976,710,656 bytes"):
+        model(tmp_path, ONE.replace("N", str(2**62))).facts.get("y")

@@ -168,3 +168,13 @@ def test_optimize_command(tmp_path: Path) -> None:
     assert printed["output"] == str(target)
     assert [step["name"] for step in printed["passes"]] == ["simplify"]
     assert ops(splitc.load(target)) == ["Conv", "Relu", "Mul"]
+
+
+def test_a_sequence_as_output(tmp_path: Path) -> None:
+    text = (
+        "g (float[1, 2] x) => (seq(float[1, 2]) s) { i = Identity(x)  s = SequenceConstruct(i, x) }"
+    )
+    after = pipeline.run([Simplify()], model(text, tmp_path))
+    assert ops(after) == ["SequenceConstruct"]
+    assert not after.notes
+    assert [row.cut.tensors for row in splitc.cuts(after).cuts] == [("x",), ()]

@@ -50,13 +50,14 @@ def seconds_per_byte(link: Link, mbit_s: float) -> float:
 def wire_prices(model: Model, scenario: Scenario) -> WirePrices:
     """Price every tensor's trip. A size that depends on the data is measured on samples."""
     facts, link = model.facts, scenario.link
-    names = [t for t in model.graph.tensors if t in facts]
+    plain = {t for t, fact in facts.items() if fact.dtype in codec.DTYPES}
+    names = [t for t in model.graph.tensors if t in plain]
     codec.get(scenario.wire)
     payload, note = {t: facts[t].nbytes for t in names}, ""
     if scenario.wire != "raw":
         payload, note = _measured(model, names, scenario.wire)
     records = {t: record_bytes(len(facts[t].shape)) for t in names}
-    raw = {t: facts[t].nbytes for t in names}
+    raw = {t: facts[t].nbytes for t in plain}
     coded = scenario.wire != "raw"
     return WirePrices(
         bytes={t: payload[t] + records[t] for t in names},
