@@ -235,6 +235,6 @@ def cuts(model: "Model", *, max_tensors: int = 3) -> CutList:
 
 
 def cuttable(model: "Model") -> frozenset[str]:
-    """Tensors that may cross: of the loaded graph, still there, plain, of a type that a frame has."""
+    """Tensors that may cross: of the loaded graph, still there, of a type that a frame carries."""
     plain = {name for name, fact in model.facts.items() if fact.dtype in DTYPES}
     return frozenset(t for t in model.graph.tensors if t in model.cuttable and t in plain)

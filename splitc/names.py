@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from splitc.execute import evaluate
 from splitc.feeds import draw_inputs

@@ -16,7 +16,6 @@ from splitc.inference import bodies_of, inferred, light, types, violation
 from splitc.inference import infer as infer
 from splitc.model import Fact, InputSpec, Model, dtype_name, dtype_of
 
-
 _LARGEST = 2**48
 """Bytes of one tensor; sums of thousands stay within 64 bits."""
 
