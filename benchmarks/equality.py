@@ -1,6 +1,6 @@
 """Does head ∘ wire ∘ tail compute the model? Every listed cut of small networks, 20 of large ones.
 
-    python benchmarks/equality.py [--only NAME] [--large 64] [--spread 20] [--folder DIR]
+    python benchmarks/equality.py [--only NAME] [--large 24] [--spread 20] [--folder DIR]
 
 Prints Markdown, one row a graph: after the default pipeline, real networks as loaded ("raw") too.
 Each cut is resolved again from its `--cut` text, split, opened as two onnxruntime sessions (one
@@ -136,7 +136,7 @@ def show(row: Row) -> None:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--only", default="", help="networks whose name contains this")
-    options.add_argument("--large", type=int, default=64, help="MB of weights of a large network")
+    options.add_argument("--large", type=int, default=24, help="MB of weights of a large network")
     options.add_argument("--spread", type=int, default=20, help="cuts tried of a large network")
     options.add_argument("--folder", type=Path, help="keep the generated networks here")
     given = options.parse_args()
