@@ -28,9 +28,11 @@ SEQUENCES = ("Sequence", "Optional", "SplitToSequence", "ConcatFromSequence", "A
 FIXED: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys(("ConstantOfShape", "EyeLike"), (0,)),
     **dict.fromkeys(("Reshape", "Expand", "Tile", "TopK", "Squeeze", "Unsqueeze", "Split"), (1,)),
-    **dict.fromkeys(("CumSum", "OneHot", "Upsample", "Trilu"), (1,)),
+    **dict.fromkeys(("CumSum", "Upsample", "Trilu"), (1,)),
     **{f"Reduce{kind}": (1,) for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean")},
     **{f"Reduce{kind}": (1,) for kind in ("Min", "Prod", "Sum", "SumSquare")},
+    **dict.fromkeys(LOWERED, recurrent.WEIGHTS),
+    "OneHot": (1, 2),
     "Pad": (1, 2, 3),
     "Slice": (1, 2, 3, 4),
     "Resize": (1, 2, 3),
@@ -91,6 +93,8 @@ def refusal(node: ir.Node) -> str | None:
         return f"TVM's importer has no operator {name}"
     if name in ONE_OUTPUT and any(out.name for out in node.outputs[1:]):
         return f"{name} with more than one output"
+    if name == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None:
+        return "Dropout that may be training"
     return _attributes(node) or _types(node)
 
 
@@ -114,7 +118,11 @@ def _types(node: ir.Node) -> str | None:
         if value.dtype is not None and dtype_name(value.dtype) not in DTYPES:
             return f"{node.op_type} on {dtype_name(value.dtype)}"
     kinds = {v.dtype for v in node.inputs if v is not None and v.dtype is not None}
-    return "Pow on two types" if node.op_type == "Pow" and len(kinds) > 1 else None
+    if node.op_type == "Pow" and (
+        len(kinds) > 1 or any(not kind.is_floating_point() for kind in kinds)
+    ):
+        return "Pow on anything but one float type"
+    return None
 
 
 def unknown(node: ir.Node) -> str | None:

@@ -11,6 +11,7 @@ All of it is plain ONNX before and after, so that it can be compared with onnxru
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -45,7 +46,16 @@ def prepare(segment: Model) -> ir.Model:
             rewrite(model, node)
     RemoveUnusedNodesPass()(model)
     model.graph.sort()
+    _embed(model)
     return model
+
+
+def _embed(model: ir.Model) -> None:
+    """Read weights that lie in another file: the importer takes the graph from memory."""
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            array = np.array(value.const_value.numpy())
+            value.const_value = ir.tensor(array, name=value.name)
 
 
 def _settle(model: ir.Model, segment: Model) -> None:

@@ -15,6 +15,8 @@ from splitc.backends.tvm.rewriting import Rewriter, array_of, replace_node
 
 MOST_STEPS = 128
 """Longer sequences are refused: every step is code of its own."""
+WEIGHTS = (1, 2, 3)
+"""Inputs that must be constant."""
 _PLAIN = {"hidden_size", "direction", "linear_before_reset", "layout", "activations"}
 
 
@@ -40,8 +42,6 @@ def refusal(node: ir.Node) -> str | None:
         return f"{name} with layout = 1"
     if any(_given(node, place) for place in ((4, 7) if name == "LSTM" else (4,))):
         return f"{name} with sequence lengths or peepholes"
-    if any(array_of(node.inputs[place]) is None for place in (1, 2)):
-        return f"{name} whose weights are computed"
     shape = None if node.inputs[0] is None else node.inputs[0].shape
     if shape is not None and isinstance(shape[0], int) and shape[0] > MOST_STEPS:
         return f"{name} over {shape[0]} steps (at most {MOST_STEPS} are unrolled)"
@@ -49,9 +49,11 @@ def refusal(node: ir.Node) -> str | None:
 
 
 def lower(model: ir.Model, node: ir.Node) -> None:
-    """Replace the node; one that `refusal` names, or of unknown size, stays."""
+    """Replace the node; one that `refusal` names, or of unknown size or weights, stays."""
     data = node.inputs[0]
     if refusal(node) is not None or data is None or data.shape is None:
+        return
+    if any(_given(node, place) and array_of(node.inputs[place]) is None for place in WEIGHTS):
         return
     sizes = [size for size in data.shape if isinstance(size, int)]
     if len(sizes) != 3:

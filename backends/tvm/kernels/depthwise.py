@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax, te
 
-from splitc.backends.tvm.kernels import tiles
-from splitc.backends.tvm.kernels.blocks import WORTH, extent, inline, name, work
+from splitc.backends.tvm.kernels import generic, tiles
+from splitc.backends.tvm.kernels.blocks import WORTH, extent, inline, name, sblocks, work
 from splitc.backends.tvm.kernels.conv import Geometry, geometry, pad
 from splitc.backends.tvm.machine import Machine
 
@@ -46,18 +46,34 @@ def _lanes(machine: Machine, channels: int) -> int:
 
 
 def schedule(sch: Any, main: Any, machine: Machine) -> None:
-    """Keep a row of results in registers, the window unrolled around it."""
+    """Keep a row of results in registers, the window unrolled around it.
+
+    The padded image is made a few rows at a time, for the channels of one step, so that it is read
+    back from the nearest cache.
+    """
     inline(sch, {"pad", name(sch, main)})
-    out = tiles.epilogue(sch, main, machine)
+    pads = [block for block in sblocks(sch) if name(sch, block) == "pad"]
+    out = tiles.epilogue(sch, main, machine, keep="pad")
     spread = work(sch, main) >= WORTH
-    *lead, width, channels = sch.get_loops(out)
+    *lead, height, width, channels = sch.get_loops(out)
     most = 7 if machine.lanes > 4 else 4
-    size = extent(sch, width)
-    rows = next((n for n in range(most, 1, -1) if size % n == 0), 1)
+    rows = _divisor(extent(sch, width), most)
+    outer_h, inner_h = sch.split(height, [None, _divisor(extent(sch, height), CHUNK)])
     outer_w, inner_w = sch.split(width, [None, rows])
     outer_c, inner_c = sch.split(channels, [None, _lanes(machine, extent(sch, channels))])
-    sch.reorder(*lead, outer_c, outer_w, inner_w, inner_c)
-    together = sch.fuse(*lead, outer_c)
+    sch.reorder(*lead, outer_h, outer_c, inner_h, outer_w, inner_w, inner_c)
+    together = sch.fuse(*lead, outer_h, outer_c)
     if spread:
         sch.parallel(together)
     tiles.fill(sch, main, out, outer_w, 2, machine.lanes, unroll_window=True)
+    for block in pads:
+        sch.compute_at(block, together, preserve_unit_loops=True)
+        generic.vectorize_last(sch, block, machine)
+
+
+CHUNK = 16
+"""Most rows of the result between two looks at the padded image."""
+
+
+def _divisor(size: int, most: int) -> int:
+    return next(n for n in range(min(most, size), 0, -1) if size % n == 0)

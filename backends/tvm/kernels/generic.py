@@ -22,21 +22,25 @@ def schedule_block(sch: Any, block: Any, machine: Machine) -> None:
 
 
 def _walk(sch: Any, block: Any, machine: Machine) -> None:
-    loops = list(sch.get_loops(block))
-    if not loops:
+    if not sch.get_loops(block):
         return
     spread = work(sch, block) >= WORTH
-    length = extent(sch, loops[-1])
-    lanes = 2 * machine.lanes
-    while lanes > 1 and length % lanes:
-        lanes //= 2
-    outer = loops[:-1]
-    if lanes > 1 and length:
-        first, last = sch.split(loops[-1], [None, lanes])
-        sch.vectorize(last)
-        outer = [*outer, first]
+    outer = vectorize_last(sch, block, machine)
     if spread and outer:
         sch.parallel(sch.fuse(*outer))
+
+
+def vectorize_last(sch: Any, block: Any, machine: Machine) -> list[Any]:
+    """Vectorise the last loop as far as its length allows; return the loops around it."""
+    *outer, loop = sch.get_loops(block)
+    length, lanes = extent(sch, loop), 2 * machine.lanes
+    while lanes > 1 and length % lanes:
+        lanes //= 2
+    if lanes > 1 and length:
+        first, last = sch.split(loop, [None, lanes])
+        sch.vectorize(last)
+        return [*outer, first]
+    return list(outer)
 
 
 def _reduce(sch: Any, block: Any, machine: Machine) -> None:

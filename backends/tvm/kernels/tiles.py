@@ -25,8 +25,8 @@ from splitc.backends.tvm.machine import Machine
 
 LATENCY = 8
 """Multiply-adds that must be under way to keep the unit busy (4 cycles × 2 pipes)."""
-LOAD = 0.25
-"""What a load costs beside a multiply-add; most of it hides behind them."""
+LOAD = 1.0
+"""What a load costs, in multiply-adds."""
 TIGHT = 1.1
 """What a tile costs that needs every register: something is kept in memory now and then."""
 PREDICATED = 1.03
@@ -46,7 +46,7 @@ class Tile:
 def choose(machine: Machine, width: int, channels: int, depth: int) -> Tile:
     """Return the tile with the lowest estimated time for a width × channels output.
 
-    The constants are fitted to five convolutions on AVX2, where 4 × 2 and 6 × 2 came out best.
+    The constants are fitted to seven convolutions on AVX2, where 4 × 2 and 6 × 2 came out best.
 
     `depth`: length of the reduction, which decides whether padded channels (an extra pass over
     the output) are worth their while.
@@ -162,15 +162,19 @@ def _reductions(sch: Any, block: Any) -> list[Any]:
     return [axis for axis in sch.get(block).iter_vars if axis.iter_type == 2]
 
 
-def epilogue(sch: Any, main: Any, machine: Machine) -> Any:
-    """Return the block that writes the result; what follows in the same shape is fused into it."""
+def epilogue(sch: Any, main: Any, machine: Machine, *, keep: str = "") -> Any:
+    """Return the block that writes the result; what follows in the same shape is fused into it.
+
+    `keep`: name of a block in front that the caller schedules.
+    """
     from splitc.backends.tvm.kernels import generic
 
     everything = sblocks(sch)
     place = [name(sch, block) for block in everything].index(name(sch, main))
     before, after = everything[:place], everything[place + 1 :]
     for block in before:
-        generic.schedule_block(sch, block, machine)
+        if name(sch, block) != keep:
+            generic.schedule_block(sch, block, machine)
     if len(after) == 1 and not is_reduction(sch, after[0]) and _same_shape(sch, main, after[0]):
         sch.set_scope(main, 0, "local")
         return after[0]
