@@ -1,7 +1,7 @@
 """Plan a model in a scenario: the exact optimum, the ranking, and what the user pinned."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -203,8 +203,17 @@ def _remarks(table: CostTable, chosen: Entry, refusals: Refusals, guessed: bool)
         )
     if table.wire.note:
         lines.append(table.wire.note)
-    for side, nodes in refusals.items():
-        first = [f"{node}: {why}" for node, why in list(nodes.items())[:5]]
-        if nodes:
-            lines.append(f"{side} cannot take {len(nodes)} nodes: " + "; ".join(first))
-    return lines
+    return [*lines, *(_told(side, nodes) for side, nodes in refusals.items() if nodes)]
+
+
+def _told(side: str, nodes: Mapping[str, str]) -> str:
+    """Say what a side's backend refuses: nodes with the same reason together, three by name."""
+    by_reason: dict[str, list[str]] = {}
+    for node, why in nodes.items():
+        by_reason.setdefault(why, []).append(node)
+    parts = [
+        ", ".join(same[:3]) + (f" and {len(same) - 3} more" if same[3:] else "") + f": {why}"
+        for why, same in list(by_reason.items())[:5]
+    ]
+    count = f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
+    return f"the {side}'s backend cannot take {count}: " + "; ".join(parts)
