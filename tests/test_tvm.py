@@ -346,6 +346,13 @@ def test_the_facts_say_what_was_frozen_and_what_is_slow(tmp_path: Path) -> None:
     assert lines[:2] == ["input float32 1x6x9x9 x", "output float32 1x10 y"]
 
 
+def test_weights_in_another_file_are_read(tmp_path: Path) -> None:
+    model = NETWORKS["attention"]
+    onnx_ir.save(model.ir, tmp_path / "m.onnx", external_data="m.data", size_threshold_bytes=0)
+    (tmp_path / "code").mkdir()
+    compare(splitc.load(tmp_path / "m.onnx"), HERE, tmp_path / "code")
+
+
 def test_wrong_feeds_are_errors(tmp_path: Path) -> None:
     artifact = compare(NETWORKS["integers"], HERE, tmp_path)
     run = backend.get("tvm").load(artifact)
