@@ -86,6 +86,7 @@ class Staged:
         self.manifest = msgspec.structs.replace(self.manifest, checks=tuple(checks))
         (self.folder / manifests.NAME).write_bytes(manifests.dumps(self.manifest))
         _sync(self.folder)
+        check_target(self.out)  # it was free or a bundle when all this began
         _swap(self.folder, self.out)
         self.published = True
         return manifests.sealed(self.manifest)
@@ -276,8 +277,8 @@ def _sync(folder: Path) -> None:
 
 def _swap(new: Path, out: Path) -> None:
     """Put `new` in the place of `out`; what was there is removed only after that."""
-    if not out.exists():
-        new.rename(out)
+    if _placed(new, out):
+        pass
     elif _exchange(new, out):
         shutil.rmtree(new, ignore_errors=True)
     else:
@@ -290,6 +291,19 @@ def _swap(new: Path, out: Path) -> None:
             raise
         shutil.rmtree(old, ignore_errors=True)
     _sync_one(out.parent)
+
+
+def _placed(new: Path, out: Path) -> bool:
+    """Move `new` to `out` if that is free; False if it is not, or another was quicker."""
+    if out.exists():
+        return False
+    try:
+        new.rename(out)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def _sync_one(path: Path) -> None:

@@ -16,7 +16,7 @@ from threading import Event, Lock, Thread
 from splitc.errors import RequestError, SplitcError, WireError
 from splitc.runtime import Tail, open_tail
 from splitc.wire import frame
-from splitc.wire.stream import Stream, parse_address
+from splitc.wire.stream import Stream, check_timeout, parse_address
 
 _POLL_S = 0.2
 
@@ -40,8 +40,9 @@ def serve(
     clear. `timeout_s`: for each frame to arrive, and for each answer to be taken; a connection
     that is silent for longer is closed. `on_event` gets one line for each peer that failed.
     """
-    if max_connections < 1 or timeout_s <= 0:
-        raise RequestError("max_connections and timeout must be positive")
+    if max_connections < 1:
+        raise RequestError("max_connections must be positive")
+    check_timeout(timeout_s)
     tail = open_tail(bundle, threads=threads)
     with _listener(listen, token) as listener:
         server = _Server(tail, token or "", timeout_s, max_connections, on_event)
@@ -72,7 +73,7 @@ def _listener(listen: str, token: str | None) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except OSError as reason:
+    except (OSError, ValueError) as reason:  # a ValueError: no such host name can be
         raise RequestError(f"cannot listen on {listen!r}: {reason}") from reason
     return listener
 
@@ -96,6 +97,10 @@ class _Server:
             try:
                 sock, _ = listener.accept()
             except TimeoutError:
+                continue
+            except OSError as reason:  # this peer is gone already, or there are no more handles
+                self.on_event(f"a connection was lost: {reason}")
+                stop.wait(_POLL_S)
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             stream = Stream(sock, self.timeout_s)
@@ -134,13 +139,13 @@ class _Server:
     def _turn_away(self, stream: Stream) -> None:
         """Hear the hello first: closing with unread bytes would lose the answer."""
         with suppress(WireError):
-            stream.receive(self.tail.contract)
+            stream.receive(self.tail.contract, frame.HELLO)
         self._fail(stream, WireError("the server has too many connections"))
         stream.close()
 
     def _hello(self, stream: Stream) -> None:
         contract = self.tail.contract
-        packed = stream.receive(contract)
+        packed = stream.receive(contract, frame.HELLO)
         if packed is None:
             raise WireError("a peer hung up before its hello")
         given = frame.unpack_text(packed, contract, frame.HELLO)

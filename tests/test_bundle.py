@@ -138,6 +138,30 @@ def test_the_previous_bundle_stays_until_the_new_one_is_published(written: Path)
     assert sorted(written.parent.iterdir()) == beside, "nothing is left behind"
 
 
+def test_a_race_for_the_free_folder_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between looking and moving another run takes the place: its bundle is exchanged."""
+    out, inside = tmp_path / "out", parts(tmp_path / "in")
+    bundle.write(out, parts(tmp_path / "in", "output"))
+    with bundle.stage(out, inside) as slow:
+        exists = Path.exists
+        monkeypatch.setattr(Path, "exists", lambda path: path != out and exists(path))
+        slow.publish()
+        monkeypatch.undo()
+    assert manifest.read(out).segment("tail").model is not None
+
+
+def test_what_took_the_place_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with bundle.stage(out, parts(tmp_path / "in")) as slow:
+        out.mkdir()
+        (out / "thesis.tex").write_text("mine")
+        with pytest.raises(RequestError, match="is not a bundle"):
+            slow.publish()
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+
+
 def test_a_system_that_cannot_exchange_folders(
     written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,11 @@ def test_zstd_is_bounded(payload: bytes) -> None:
         codec.get("zstd").decode(payload, np.dtype("uint8"), (64,))
 
 
+def test_a_shape_that_no_array_can_have() -> None:
+    with pytest.raises(WireError, match="no array can have the shape"):
+        codec.get("raw").decode(b"", np.dtype("float32"), (0, 2**32 - 1, 2**32 - 1))
+
+
 def test_a_bool_is_zero_or_one() -> None:
     with pytest.raises(WireError, match="neither 0 nor 1"):
         codec.get("raw").decode(b"\x02", np.dtype(bool), (1,))

@@ -156,6 +156,30 @@ def test_a_frame_is_bounded_before_it_is_read(start: Start) -> None:
         assert stream.receive(contract()) is None, "the server hangs up"
 
 
+def test_nothing_but_a_hello_is_read_first(start: Start) -> None:
+    """Who has no token makes the server hold no more than the header of a frame."""
+    with raw_peer(start(token="s")) as sock:
+        sock.sendall(frame.pack([A, B], contract(), 0)[: frame.HEADER_BYTES])
+        answer = Stream(sock, 5).receive(contract())
+        assert answer is not None
+        assert "out of turn" in frame.unpack_text(answer, contract(), frame.ERROR)
+
+
+@pytest.mark.parametrize("host", ["a" * 300, "..", "ü" * 70])
+def test_a_name_that_no_host_can_have(host: str, start: Start, tmp_path: Path) -> None:
+    start()
+    with pytest.raises(WireError, match="nobody answers"):
+        Remote(f"{host}:80", contract(), timeout_s=5)
+    with pytest.raises(RequestError, match="cannot listen"):
+        serve(tmp_path, f"{host}:80", token="s")
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, 1e300, float("nan"), float("inf")])
+def test_a_timeout_that_sockets_cannot_keep(timeout_s: float) -> None:
+    with pytest.raises(RequestError, match="a timeout of"):
+        Remote("127.0.0.1:9", contract(), timeout_s=timeout_s)
+
+
 def test_a_slow_drip_is_cut_off(start: Start) -> None:
     hello = frame.pack_text("", contract(), frame.HELLO)
     address = start()

@@ -83,7 +83,10 @@ class Raw:
             raise WireError(f"a raw payload has {len(payload)} bytes for shape {list(shape)}")
         if dtype == np.bool_ and np.any(np.frombuffer(payload, np.uint8) > 1):
             raise WireError("a bool payload holds a byte that is neither 0 nor 1")
-        return np.frombuffer(payload, dtype).reshape(shape).copy()
+        try:
+            return np.frombuffer(payload, dtype).reshape(shape).copy()
+        except ValueError as reason:  # one size is 0, the product of the others no address
+            raise WireError(f"no array can have the shape {list(shape)}") from reason
 
 
 class Zstd:

@@ -15,6 +15,8 @@ from splitc.contract import Contract
 from splitc.errors import RequestError, WireError
 from splitc.wire import frame
 
+_LONGEST_S = 1e6
+
 
 def parse_address(text: str) -> tuple[str, int]:
     """Read ``HOST:PORT`` or ``[HOST]:PORT``; raises `RequestError`."""
@@ -22,6 +24,12 @@ def parse_address(text: str) -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise RequestError(f"cannot read the address {text!r}", hint="HOST:PORT, like 127.0.0.1:7")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def check_timeout(timeout_s: float) -> None:
+    """Raise `RequestError` unless sockets can wait that long: above 0, at most `_LONGEST_S`."""
+    if not 0 < timeout_s <= _LONGEST_S:
+        raise RequestError(f"a timeout of {timeout_s} s", hint=f"above 0, at most {_LONGEST_S:g} s")
 
 
 class Stream:
@@ -43,17 +51,20 @@ class Stream:
         except OSError as reason:
             raise WireError(f"the connection broke while sending: {reason}") from reason
 
-    def receive(self, contract: Contract, timeout_s: float | None = None) -> bytes | None:
+    def receive(self, contract: Contract, flag: int | None = None) -> bytes | None:
         """Return one frame whose header and records keep the contract (payloads unchecked).
 
-        None when the other side closed the connection between frames. Raises `WireError` when it
-        does so within one, or when the whole frame is not there within the deadline.
+        `flag`: the only kind that is read beyond its header; None: any kind. Returns None when the
+        other side closed the connection between frames. Raises `WireError` when it does so within
+        one, or when the whole frame is not there within the deadline.
         """
-        deadline = monotonic() + (timeout_s or self._timeout_s)
+        deadline = monotonic() + self._timeout_s
         data = bytearray()
         if not self._fill(data, frame.HEADER_BYTES, deadline):
             return None
         header = frame.read_header(bytes(data), contract)
+        if flag not in (None, header.flag):
+            raise WireError(f"a frame of kind {header.flag} came out of turn")
         self._fill(data, header.records_bytes, deadline)
         records = frame.read_records(memoryview(data)[frame.HEADER_BYTES :], header)
         self._fill(data, frame.rest_bytes(records), deadline)
@@ -68,7 +79,10 @@ class Stream:
     def _fill(self, data: bytearray, count: int, deadline: float) -> bool:
         """Append `count` bytes; False when the connection was closed before the very first."""
         start = len(data)
-        data.extend(bytes(count))
+        try:
+            data.extend(bytes(count))
+        except MemoryError as reason:
+            raise WireError(f"there is no memory for a frame of {count} bytes") from reason
         place = start
         while place < len(data):
             got = self._receive_into(memoryview(data)[place:], deadline)
@@ -99,11 +113,12 @@ class Remote:
         self, address: str, contract: Contract, *, token: str | None = None, timeout_s: float = 30.0
     ) -> None:
         self._contract = contract
+        check_timeout(timeout_s)
         host, port = parse_address(address)
         try:
             sock = socket.create_connection((host, port), timeout=timeout_s)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as reason:
+        except (OSError, ValueError) as reason:  # a ValueError: no such host name can be
             raise WireError(
                 f"nobody answers at {address}: {reason}", hint="is `splitc serve` running there?"
             ) from reason
