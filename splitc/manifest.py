@@ -312,8 +312,13 @@ def _finished(folder: Path, lying: Mapping[str, os.stat_result]) -> dict[str, Fi
 
 def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
     """Yield (bundle path, stat) of every file; refuses links and special files."""
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
+    if prefix.count("/") > 32:
+        _damaged("folders are nested too deeply", f"{prefix:.80}")
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise VerifyError(f"cannot read a folder: {error.strerror}", where=str(folder)) from error
     for entry in found:
         path = f"{prefix}{entry.name}"
         state = entry.stat(follow_symlinks=False)

@@ -7,7 +7,9 @@ integers of their width, because ``.npy`` has no name for them.
 """
 
 import io
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,13 @@ MAX_BYTES = 256 * 2**20
 """Above this size of all its arrays together a self-test makes do with two samples."""
 
 Sample = Mapping[str, NDArray[Any]]
+
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError),
+    *(ValueError, TypeError, OverflowError, SyntaxError, tokenize.TokenError, MemoryError),
+)
+"""What zipfile and numpy raise over a damaged archive, an encrypted one, and a header that is no
+literal."""
 
 
 def record(
@@ -93,8 +102,9 @@ def load(path: Path, *, packed: bool = True) -> dict[str, NDArray[Any]]:
             if not packed and any(entry.compress_type for entry in archive.infolist()):
                 raise ValueError("an entry is compressed")
             return dict(_entries(archive))
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
-        raise VerifyError(f"cannot read the arrays: {error}", where=path.name) from error
+    except _DAMAGE as error:
+        text = str(error) or type(error).__name__
+        raise VerifyError(f"cannot read the arrays: {text:.200}", where=path.name) from error
 
 
 def given(data: Path) -> dict[str, NDArray[Any]]:
