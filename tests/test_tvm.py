@@ -4,6 +4,7 @@ import hashlib
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import onnx_ir
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from scipy.special import erf
 
 import splitc
 from splitc import backend
@@ -404,3 +406,23 @@ def test_same_segment_same_bytes(tmp_path: Path) -> None:
 def test_real_networks(name: str, shared: Path, tmp_path: Path) -> None:
     inputs = ("input=1x512",) if "silero" in name else ()
     compare(splitc.load(shared / "models" / f"{name}.onnx", input=inputs), HERE, tmp_path)
+
+
+ACCURATE = {"Sigmoid": 1e-6, "Tanh": 1e-6, "Exp": 5e-7, "Erf": 1e-6}
+
+
+@pytest.mark.parametrize(("operator", "bound"), ACCURATE.items(), ids=ACCURATE)
+def test_functions_are_as_accurate_as_they_say(operator: str, bound: float, tmp_path: Path) -> None:
+    """Against 64-bit arithmetic, relative to the value or to 1, whichever is larger."""
+    functions: dict[str, Callable[[Any], Any]] = {
+        "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+        "Tanh": np.tanh,
+        "Exp": np.exp,
+        "Erf": erf,
+    }
+    model = text(f"g (float[8,500] x) => (float[8,500] y) {{ y = {operator}(x) }}")
+    run = backend.get("tvm").load(placed(backend.get("tvm").compile(model, HERE), tmp_path))
+    x = np.linspace(-20, 20, 4000, dtype=np.float32).reshape(8, 500)
+    want = functions[operator](x.astype(np.float64))
+    error = np.abs(run({"x": x})["y"] - want) / np.maximum(np.abs(want), 1)
+    assert error.max() < bound
