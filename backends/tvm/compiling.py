@@ -70,6 +70,7 @@ def _facts(
         "peak_bytes": 2 * weights + built.scratch_bytes,
         "kernels": len(built.kernels),
         "generic_kernels": " ".join(slow),
+        "selftest": "tvm-fp32",
         "threads": "all cores, or what the runner is told",
     }
 
