@@ -9,6 +9,7 @@ The previous bundle stays until the new one takes its place. Same parts, same by
 
 import ctypes
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from splitc.split import Split
 
 LIBRARIES = ("msgspec", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "zstandard")
+_OWN = {manifests.NAME, manifests.FINISHED, *manifests.SIDES, selftest.FOLDER, "report.html"}
+"""What lies in a bundle, finished or not."""
+
 SLACK = 16
 """How much larger than at the best size a dimension may grow that no `--input` range bounds,
 and that is not the batch: its size depends on the data."""
@@ -97,10 +101,21 @@ def check_target(out: Path) -> None:
     hint = "choose another folder with -o, or remove this one yourself"
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise RequestError("the output exists and is not a folder", where=str(out), hint=hint)
-    if out.is_dir() and any(out.iterdir()) and not (out / manifests.NAME).is_file():
+    if out.is_dir() and any(out.iterdir()) and not _is_bundle(out):
         raise RequestError(
             "the output folder exists and is not a bundle", where=str(out), hint=hint
         )
+
+
+def _is_bundle(out: Path) -> bool:
+    """Tell whether a folder is splitc's own: others have a ``manifest.json``, and files, too."""
+    try:
+        plain = json.loads((out / manifests.NAME).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    marks = {"splitc", "segments", "contract", "digest"}
+    foreign = {path.name for path in out.iterdir()} - _OWN
+    return isinstance(plain, dict) and marks <= plain.keys() and not foreign
 
 
 @contextmanager

@@ -156,9 +156,7 @@ class _Side:
 
     def __call__(self, feeds: Values) -> dict[str, NDArray[Any]]:
         """Run the segment on what it needs of `feeds`; nothing when it is empty."""
-        if self._model is None:
-            return {}
-        made = self._session(feeds)
+        made = self._session(feeds) if self._model is not None else {}
         if lacking := sorted({*self._segment.gives} - made.keys()):
             raise VerifyError(f"the {self._segment.name} does not make {lacking[0]!r}")
         return made

@@ -100,7 +100,22 @@ def test_the_contract_is_bounded_by_the_largest_input(tmp_path: Path) -> None:
     ]
 
 
+def extension(out: Path) -> None:
+    """Write what others call a manifest: a browser's extension."""
+    out.mkdir()
+    (out / "manifest.json").write_text('{"manifest_version": 3, "name": "mine"}')
+    (out / "mine.js").write_text("mine")
+
+
+def with_notes(out: Path) -> None:
+    """Write a bundle to which somebody added a file."""
+    bundle.write(out, parts(out.parent / "in"))
+    (out / "notes.txt").write_text("mine")
+
+
 TARGETS: dict[str, Callable[[Path], object]] = {
+    "another manifest": extension,
+    "a bundle with something else": with_notes,
     "a folder with something else": lambda out: shutil.copytree(ROOT / "docs", out),
     "a file": lambda out: out.write_text("mine"),
     "a link": lambda out: out.symlink_to(out.parent),

@@ -147,6 +147,13 @@ def test_halves_that_do_not_fit_the_contract(
     assert message in next(c.detail for c in report.checks if c.name == "contract")
 
 
+def test_an_empty_side_gives_nothing(written: Path) -> None:
+    """It has no file, whatever the manifest says that it gives."""
+    change(written, ("segments", 0, "model"), None)
+    with pytest.raises(VerifyError, match="the head does not make"):
+        verify(written)
+
+
 def replace_half(folder: Path, side: str, text: str) -> None:
     """Put another network in the place of a half, with all digests right."""
     data = onnx.parser.parse_model(TEXT.partition("\n")[0] + text).SerializeToString()
