@@ -278,6 +278,14 @@ def test_memory_peak_against_brute_force(seed: int) -> None:
         assert memory.peak(side) == plain_peak(graph, sizes, side)
 
 
+def test_a_quantised_weight_counts_as_it_is_stored() -> None:
+    text = """<ir_version: 10, opset_import: ["": 21]> g (float[1,4] x) => (float[1,4] y)
+        <int8[4,4] w = {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7}, float s = {0.5}, int8 z = {0}>
+        { f = DequantizeLinear(w, s, z)  y = MatMul(x, f) }"""
+    model = Model(ir.from_proto(onnx.parser.parse_model(text)))
+    assert Memory(model).weights({"y"}) == 16 + 4 + 1
+
+
 def test_weights_are_held_once_and_through_constants() -> None:
     graph = """(float[4,8] x) => (float[4,8] y) <float[8,8] w, float[8,8] v> {
         k = Neg(w)

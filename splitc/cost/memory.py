@@ -16,12 +16,14 @@ from splitc.model import Model
 class Memory:
     """Weights and peak activations of any set of nodes of one model, bytes.
 
-    `sizes`: of every tensor; `weight_bytes`: of initializers and of what constant nodes make.
+    `sizes`: of every tensor; `weight_bytes`: of initializers and of what constant nodes make. A
+    weight that DequantizeLinear widens counts as it is stored: kernels take it narrow.
     """
 
     def __init__(self, model: Model) -> None:
         self.sizes = {name: fact.nbytes for name, fact in model.facts.items()}
-        made = {t for node in model.graph.constants for t in node.outputs}
+        stored = (n for n in model.graph.constants if n.op != "DequantizeLinear")
+        made = {t for node in stored for t in node.outputs}
         self.weight_bytes = {n: model.weight_bytes([n]) for n in model.ir.graph.initializers}
         self.weight_bytes |= {name: self.sizes.get(name, 0) for name in made}
         self._numbered = Numbered(model.graph)
