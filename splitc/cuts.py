@@ -5,7 +5,7 @@ tensors means: the tail is what the list reaches and is not an ancestor of it, w
 non-ancestors that feed it; the head is the rest.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,11 @@ def resolve(graph: Graph, tensors: str | Sequence[str], closure: Closure | None 
     return cut
 
 
+def crossing(graph: Graph, names: Sequence[str]) -> tuple[str, ...]:
+    """Return what really crosses where a list of known tensors is cut."""
+    return of_head(graph, _head(Closure(graph), names)).tensors
+
+
 def _completed(closure: Closure, cut: Cut) -> tuple[str, ...]:
     """Return the first list, made by taking what crosses for the list, that is its own boundary.
 
@@ -78,11 +83,7 @@ def _completed(closure: Closure, cut: Cut) -> tuple[str, ...]:
 
 
 def _names(graph: Graph, tensors: str | Sequence[str]) -> list[str]:
-    if isinstance(tensors, str):
-        whole = tensors in (INPUT, OUTPUT) or tensors in graph.rank
-        names = [tensors] if whole else [part.strip() for part in tensors.split(",")]
-    else:
-        names = list(tensors)
+    names = parted(tensors, graph.rank) if isinstance(tensors, str) else list(tensors)
     for name in names:
         if name not in graph.rank and (name not in (INPUT, OUTPUT) or len(names) > 1):
             raise RequestError(
@@ -91,6 +92,19 @@ def _names(graph: Graph, tensors: str | Sequence[str]) -> list[str]:
                 hint=did_you_mean(name, [*graph.rank, INPUT, OUTPUT]),
             )
     return list(dict.fromkeys(names))
+
+
+def parted(text: str, known: Collection[str]) -> list[str]:
+    """Take a list such as 'a,b' apart; a comma within a known name does not part it."""
+    if text in (INPUT, OUTPUT):
+        return [text]
+    parts, names = text.split(","), list[str]()
+    while parts:
+        joined = (",".join(parts[:n]) for n in range(len(parts), 1, -1))
+        name = next((j for j in map(str.strip, joined) if j in known), parts[0].strip())
+        names.append(name)
+        parts = parts[name.count(",") + 1 :]
+    return names
 
 
 def _head(closure: Closure, names: Sequence[str]) -> frozenset[str]:

@@ -141,7 +141,12 @@ def _check(step: Pass, before: Model, after: Model) -> None:
 
 
 def _unpinned(model: Model, count: int) -> Model:
+    """Take back the temporary outputs, and nodes that only they had a use for."""
     copy = model.clone()
-    while len(copy.ir.graph.outputs) > count:
-        copy.ir.graph.outputs.pop()
+    graph = copy.ir.graph
+    while len(graph.outputs) > count:
+        maker = graph.outputs.pop().producer()
+        kept = maker is None or any(t.uses() or t.is_graph_output() for t in maker.outputs)
+        if maker is not None and not kept:
+            graph.remove(maker, safe=True)
     return copy

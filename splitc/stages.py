@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from splitc import pipeline
+from splitc.cuts import INPUT, OUTPUT, crossing, parted
+from splitc.errors import RequestError
 from splitc.ingest import load
 from splitc.model import DEFAULT_MAX_SIZE, InputSpec, Model
 from splitc.request import Request
@@ -43,7 +45,7 @@ def planned(model: Model, request: Request, progress: Progress = quiet) -> "tupl
     found = choose(
         after,
         scenario,
-        cut=request.cut,
+        cut=_surviving(request.cut, model, after),
         top=request.top,
         max_tensors=request.max_tensors,
         input_codec=request.input_codec,
@@ -75,5 +77,29 @@ def pins(model: Model, cut: str) -> tuple[str, ...]:
         from splitc.plan import replayed_tensors
 
         return tuple(name for name in replayed_tensors(cut) if name in model.graph.producer)
-    names = [] if cut == "auto" or cut.startswith("@") else cut.split(",")
-    return tuple(name for name in names if name in model.graph.producer)
+    return tuple(name for name in _listed(model, cut) if name in model.graph.producer)
+
+
+def _listed(model: Model, cut: str) -> list[str]:
+    """Return the tensors of a `--cut` that is a list of them."""
+    ends = cut in ("auto", INPUT, OUTPUT) or (cut.startswith("@") and cut.endswith(".json"))
+    return [] if ends else parted(cut, model.graph.rank)
+
+
+def _surviving(cut: str, before: Model, after: Model) -> str | Sequence[str]:
+    """Leave out of a list what the passes made constant or of no use: it crosses for nothing."""
+    names = _listed(before, cut)
+    left = [n for n in names if n in after.graph.rank or n not in before.graph.producer]
+    if names and not left:
+        raise RequestError(
+            f"after the passes nothing crosses at {', '.join(names)}",
+            where=f"--cut {cut}",
+            hint='it is constant now, or of no use; --passes "" cuts the network as it is',
+        )
+    known = {*names} <= {*before.graph.rank} and {*left} <= {*after.graph.rank}
+    if not names or not known:
+        return left or cut
+    fewer = crossing(after.graph, left)
+    if {*fewer} < {*left} and fewer and {*crossing(before.graph, names)} == {*names}:
+        return fewer
+    return left

@@ -192,6 +192,32 @@ def test_a_plan_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert read.request["cut"] == "@plan.json", "no path of this machine"
 
 
+FOLDED = """net (float[2,8] x) => (float[2,8] y) {
+    r = Relu(x)  s = Shape(r)  o = ConstantOfShape(s)  t = Identity(r)  y = Add(t, o) }"""
+
+
+@pytest.mark.parametrize("cut", ["r,s", "r,o", "r,t", "r"])
+def test_what_the_passes_make_constant_crosses_for_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: str
+) -> None:
+    """Every cut that `cuts` lists on the loaded graph can be asked of the simplified one."""
+    model = write(tmp_path, FOLDED)
+    assert set(cut.split(",")) in [set(row.cut.tensors) for row in splitc.cuts(model).cuts]
+    found = compiled(capsys, model, "--cut", cut, "-o", tmp_path / "b")
+    assert len(crosses := found["plan"]["tensors"]) == 1
+    assert crosses[0] in {"r", "t"} & set(cut.split(","))
+    head = splitc.open_head(tmp_path / "b")
+    tail = splitc.open_tail(tmp_path / "b")
+    x = np.linspace(-1, 1, 16, dtype="f").reshape(2, 8)
+    assert np.array_equal(tail(head({"x": x}))["y"], np.maximum(x, 0))
+
+
+def test_a_list_of_constants_is_no_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["plan", str(write(tmp_path, FOLDED)), *SCENARIO, "--cut", "o"]
+    assert main(asked) == 1
+    assert "nothing crosses at o" in capsys.readouterr().err
+
+
 def test_data_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, out = write(tmp_path, CHAIN), tmp_path / "b"
     compiled(capsys, model, "--cut", "r", "-o", out)

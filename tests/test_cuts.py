@@ -131,6 +131,23 @@ def test_names_that_look_like_something_else(tmp_path: Path) -> None:
     assert "'with space'" in caught.value.hint
 
 
+def test_a_list_of_names_with_commas() -> None:
+    g = Graph(
+        ("in,put", "b c"),
+        ("t,1,2",),
+        (
+            Node("t,1", "Op", ("in,put", "b c"), ("t,1",)),
+            Node("u", "Op", ("t,1",), ("u",)),
+            Node("t,1,2", "Op", ("t,1", "u"), ("t,1,2",)),
+        ),
+    )
+    assert resolve(g, "t,1,u").tensors == ("t,1", "u")
+    assert resolve(g, "u, t,1").tensors == ("t,1", "u")
+    assert resolve(g, "in,put,b c") == resolve(g, "@input")
+    with pytest.raises(RequestError, match="no tensor called 't'"):
+        resolve(g, "t,7,u")
+
+
 SMALL = """g (float[1,3,8,8] x) => (float[1,4,1,1] y)
     <float[4,3,3,3] w, float[4,4,1,1] v> {
     c = Conv(x, w)  r = Relu(c)  p = MaxPool <kernel_shape = [6, 6]> (r)  y = Conv(p, v) }"""

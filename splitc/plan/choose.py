@@ -28,7 +28,7 @@ def plan(
     model: Model,
     scenario: Scenario,
     *,
-    cut: str = "auto",
+    cut: str | Sequence[str] = "auto",
     top: int = 50,
     max_tensors: int = 3,
     input_codec: str | None = None,

@@ -1,7 +1,7 @@
 """The cut that the user names: tensors, an end, or the cut that a plan file recorded."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from splitc.closure import Closure
@@ -10,9 +10,9 @@ from splitc.errors import RequestError
 from splitc.graph import Graph
 
 
-def named(graph: Graph, cut: str, closure: Closure | None = None) -> Cut:
+def named(graph: Graph, cut: str | Sequence[str], closure: Closure | None = None) -> Cut:
     """Return the cut that `--cut` names; ``@plan.json`` replays the chosen cut of a plan."""
-    if cut.startswith("@") and cut.endswith(".json"):
+    if isinstance(cut, str) and cut.startswith("@") and cut.endswith(".json"):
         return of_head(graph, replayed(cut, graph))
     return resolve(graph, cut, closure)
 
