@@ -132,16 +132,16 @@ ATTENTION = """g (float[1,7,16] x) => (float[1,7,16] y) {
     y = Add(z, x)
 }"""
 TURNED = """g (float[1,3,8,8] x)
-    => (float[1,8,9,8] y, float[1,8,1,1] m, float[1,8] n, float[1,8,8,8] t) {
+    => (float[1,8,8,8] y, float[1,8,1,1] m, float[1,8] n, float[1,8,7,8] t) {
     a = Conv<pads = [1,1,1,1]>(x, w1)
     b = AveragePool<kernel_shape = [2,2], strides = [2,2]>(a)
     scales = Constant<value = float[4] {1.0, 1.0, 2.0, 2.0}>()
     c = Resize<mode = "nearest">(b, , scales)
     d = Concat<axis = 1>(c, a)
-    from = Constant<value = int64[1] {2}>()
-    to = Constant<value = int64[1] {10}>()
-    axis = Constant<value = int64[1] {1}>()
-    e = Slice(d, from, to, axis)
+    from = Constant<value = int64[2] {2, 1}>()
+    to = Constant<value = int64[2] {10, 8}>()
+    axes = Constant<value = int64[2] {1, 2}>()
+    e = Slice(d, from, to, axes)
     pads = Constant<value = int64[8] {0, 0, 1, 0, 0, 0, 0, 0}>()
     p = Pad<mode = "constant">(e, pads)
     f = HardSwish(p)
