@@ -9,6 +9,8 @@ from splitc.cuts import Cut
 from splitc.errors import ModelError
 from splitc.model import Fact, InputSpec, Model, TensorInfo, captures, dtype_of, identity, info
 
+_DATA_SIZED = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
+
 
 @dataclass(frozen=True)
 class Split:
@@ -68,16 +70,31 @@ def _typed(model: Model, name: str) -> TensorInfo:
 def _shape(model: Model, value: ir.Value, fact: Fact) -> tuple[int | str, ...]:
     """Keep sizes named after the inputs' symbols; another unknown is its concrete size.
 
-    A size that inference lost is the batch when it stands first, equals it, and one is open.
+    A size that inference lost is the batch when it stands first, equals it, and one is open; where
+    it depends on the data (behind a NonZero), it stays open: '?'.
     """
     symbols = {d for t in model.inputs for d in t.shape if isinstance(d, str)}
     known = info(value).shape
     if len(known) != len(fact.shape):
         known = ("?",) * len(fact.shape)
+    loose = str(value.name) in _data_sized(model)
     return tuple(
-        dim if isinstance(dim, int) or dim in symbols else _lost(model, axis, size)
+        dim
+        if isinstance(dim, int) or dim in symbols
+        else "?"
+        if loose
+        else _lost(model, axis, size)
         for axis, (dim, size) in enumerate(zip(known, fact.shape, strict=True))
     )
+
+
+def _data_sized(model: Model) -> set[str]:
+    """Return the tensors behind an operator whose output's size depends on the data."""
+    found: set[str] = set()
+    for node in model.graph.nodes:
+        if node.op in _DATA_SIZED or not found.isdisjoint(node.inputs):
+            found |= set(node.outputs)
+    return found
 
 
 def _lost(model: Model, axis: int, size: int) -> int | str:
@@ -142,8 +159,12 @@ def _with_constants(model: Model, nodes: set[str], outputs: Iterable[str]) -> se
 
 def _entry(model: Model, name: str) -> ir.Value:
     tensor = _typed(model, name)
-    shape = ir.Shape([d if isinstance(d, int) else ir.SymbolicDim(d) for d in tensor.shape])
-    return ir.Value(name=name, type=ir.TensorType(dtype_of(tensor.dtype)), shape=shape)
+    return ir.Value(name=name, type=ir.TensorType(dtype_of(tensor.dtype)), shape=_dims(tensor))
+
+
+def _dims(tensor: TensorInfo) -> ir.Shape:
+    open_ = {size: ir.SymbolicDim(None if size == "?" else str(size)) for size in tensor.shape}
+    return ir.Shape([d if isinstance(d, int) else open_[d] for d in tensor.shape])
 
 
 def _redirect(old: ir.Value, new: ir.Value) -> None:
@@ -155,4 +176,4 @@ def _redirect(old: ir.Value, new: ir.Value) -> None:
 def _type_output(model: Model, value: ir.Value) -> None:
     tensor = _typed(model, str(value.name))
     value.type = ir.TensorType(dtype_of(tensor.dtype))
-    value.shape = ir.Shape([d if isinstance(d, int) else ir.SymbolicDim(d) for d in tensor.shape])
+    value.shape = _dims(tensor)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import splitc
@@ -316,3 +317,23 @@ def test_text_cannot_cross(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     found = compiled(capsys, write(tmp_path, STRING), "-o", tmp_path / "b", code=1)
     assert found["error"] == "output 's' is string, which a bundle cannot hold"
     assert not (tmp_path / "b").exists()
+
+
+def test_a_boundary_whose_size_depends_on_the_data(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]>
+    net (float[8] x) => (int64[2, n] y, float z) <int64[1] axis = {0}> {
+      r = Relu(x)
+      u = Unsqueeze(r, axis)
+      places = NonZero(u)
+      c = Cast <to = 1> (places)
+      y = Cast <to = 7> (c)
+      z = ReduceSum <keepdims = 0> (c)
+    }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
+    options = {"head": "raspberry-pi-4", "tail": "nvidia-a100", "link": "wifi", "cut": "c"}
+    made = splitc.compile(tmp_path / "net.onnx", output=tmp_path / "bundle", **options)
+    assert made.ok
+    head, tail = splitc.open_head(tmp_path / "bundle"), splitc.open_tail(tmp_path / "bundle")
+    for positive in range(9):
+        x = np.array([1] * positive + [-1] * (8 - positive), np.float32)
+        assert tail(head({"x": x}))["y"].shape == (2, positive)
