@@ -84,6 +84,7 @@ class OrtSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.add_session_config_entry(*narrow.EXACT_INT8)
         source = str(model) if isinstance(model, Path) else model
         self._where = model.name if isinstance(model, Path) else "model in memory"
         try:

@@ -64,6 +64,7 @@ def _open(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    options.add_session_config_entry(*narrow.EXACT_INT8)
     if folder:
         options.add_session_config_entry(_FOLDER, folder)
     if not optimize:

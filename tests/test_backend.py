@@ -140,3 +140,11 @@ def test_a_missing_dependency_is_a_line_and_not_a_crash(monkeypatch: pytest.Monk
     assert not line.available
     assert "no_such_package_of_anybody" in line.reason
     assert "no_such_package_of_anybody" in line.hint
+
+
+def test_products_of_8_bit_numbers_do_not_saturate() -> None:
+    weights = ", ".join(["127"] * 64 * 16)
+    text = f"""g (uint8[4, 64] x) => (int32[4, 16] y) <int8[64, 16] w = {{{weights}}}>
+    {{ y = MatMulInteger(x, w) }}"""
+    made = session(text)({"x": np.full((4, 64), 255, np.uint8)})["y"]
+    np.testing.assert_array_equal(made, np.full((4, 16), 64 * 127 * 255, np.int32))
