@@ -78,7 +78,8 @@ class Artifact:
     `files`: relative name → bytes, to be written under ``<side>/<target>/``; empty when the
     backend runs the portable form, which every bundle holds anyway. `facts`: what the manifest
     records beside them, such as compiler and version, triple or capability, runtime needed,
-    threads, peak memory; the same for the same segment. `folder` and `model` are None until the
+    threads, peak memory; the same for the same segment. `notes`: lines that the user must see,
+    such as what was compiled without a schedule of its own. `folder` and `model` are None until the
     artifact has a place: the folder with `files`, and the portable form (its path, or its bytes).
     """
 
@@ -87,6 +88,7 @@ class Artifact:
     target: Target
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     facts: Mapping[str, str | int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     folder: Path | None = None
     model: Path | bytes | None = field(default=None, repr=False)
 

@@ -81,7 +81,9 @@ def compile_bundle(
         if report.ok:
             progress("write", str(output))
             staged.publish(report.records())
-    return Compiled(report.ok, str(output), plan, report, (*plan.notes, *report.notes))
+    told = [note for made in parts.artifacts.values() for one in made for note in one.notes]
+    notes = (*plan.notes, *told, *report.notes)
+    return Compiled(report.ok, str(output), plan, report, notes)
 
 
 def _check_outputs(model: Model) -> None:

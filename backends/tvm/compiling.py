@@ -1,5 +1,6 @@
 """From a segment to the artifact: prepare, build, link, describe."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -36,7 +37,24 @@ def compile_segment(
         "run.cc": (DEVICE / "run.cc").read_bytes(),
     }
     facts = _facts(segment, described, built, link, len(files["model.so"]))
-    return Artifact("tvm", "tvm-vm", target, files, facts)
+    return Artifact("tvm", "tvm-vm", target, files, facts, _notes(facts))
+
+
+def _notes(facts: Mapping[str, str | int]) -> tuple[str, ...]:
+    """Say what is fixed or slow in the compiled form."""
+    lines = []
+    if facts["batch"] != "as given":
+        lines.append(
+            f"tvm: the machine code runs at {facts['batch']} only, the portable form at any"
+        )
+    if slow := str(facts["generic_kernels"]).split():
+        more = f" and {len(slow) - 4} more" if slow[4:] else ""
+        lines.append(
+            f"tvm: {len(slow)} of {facts['kernels']} kernels have no schedule of their own: "
+            + ", ".join(slow[:4])
+            + more
+        )
+    return tuple(lines)
 
 
 def _export(built: Built, library: Path, link: Linker, folder: Path) -> None:
