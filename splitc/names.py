@@ -66,6 +66,11 @@ def same(a: Any, b: Any) -> bool:
         return False
     if not b.dtype.name.startswith(("float", "bfloat")):
         return bool(np.array_equal(a, b))
+    if b.dtype == np.float32 and b.size:
+        with np.errstate(over="ignore", invalid="ignore"):
+            far, large = np.abs(a - b).max(), np.abs(b).max()
+        if np.isfinite(far) and np.isfinite(large):
+            return bool(far <= _TOLERANCE * large)
     gap = np.abs(np.nan_to_num(a.astype(np.float64)) - np.nan_to_num(b.astype(np.float64)))
     scale = np.abs(np.nan_to_num(b.astype(np.float64))).max(initial=0.0)
     return bool(gap.max(initial=0.0) <= _TOLERANCE * scale)
