@@ -3,6 +3,7 @@
 import filecmp
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ net (float[batch, 3, 16, 16] x) => (float[batch, 10] y) <float[8, 3, 3, 3] w, fl
   f = Flatten(p)
   y = Gemm <transB = 1> (f, v)
 }"""
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "head": "laptop-cpu",
     "tail": "nvidia-t4",
     "link": "wifi",

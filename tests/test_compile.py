@@ -330,8 +330,8 @@ def test_a_boundary_whose_size_depends_on_the_data(tmp_path: Path) -> None:
       z = ReduceSum <keepdims = 0> (c)
     }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
-    options = {"head": "raspberry-pi-4", "tail": "nvidia-a100", "link": "wifi", "cut": "c"}
-    made = splitc.compile(tmp_path / "net.onnx", output=tmp_path / "bundle", **options)
+    options: dict[str, Any] = {"head": "raspberry-pi-4", "tail": "nvidia-a100", "link": "wifi"}
+    made = splitc.compile(tmp_path / "net.onnx", cut="c", output=tmp_path / "bundle", **options)
     assert made.ok
     head, tail = splitc.open_head(tmp_path / "bundle"), splitc.open_tail(tmp_path / "bundle")
     for positive in range(9):
