@@ -1,9 +1,7 @@
 """The minimum cut against brute force, a second solver, and the planner's known traps."""
 
-import itertools
 import math
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from splitc.errors import ModelError, PlanError
 from splitc.graph import Graph, Node
 from splitc.plan.flow import solve
 from splitc.plan.problem import Indexed, Prices, Problem
+from tests.oracle import cost, legal_heads
 
 
 def random_graph(rng: random.Random, size: int) -> Graph:
@@ -53,32 +52,6 @@ def random_problem(rng: random.Random, size: int) -> Problem:
         groups=tuple(groups),
         only_head=frozenset(v for v in ids if rng.random() < 0.03),
         only_tail=frozenset(v for v in ids if rng.random() < 0.03),
-    )
-
-
-def legal_heads(problem: Problem) -> Iterator[frozenset[str]]:
-    graph = problem.graph
-    ids = [node.id for node in graph.nodes]
-    for bits in itertools.product([False, True], repeat=len(ids)):
-        head = frozenset(v for v, kept in zip(ids, bits, strict=True) if kept)
-        closed = all(graph.producer.get(t, v) in head for v in head for t in graph.by_id[v].inputs)
-        whole = all(head.issuperset(g) or head.isdisjoint(g) for g in problem.groups)
-        kept = head >= problem.only_head and not head & problem.only_tail
-        if closed and whole and kept:
-            yield head
-
-
-def cost(problem: Problem, head: frozenset[str]) -> float:
-    """The objective, written a second time, by name."""
-    graph = problem.graph
-    tail = [node for node in graph.nodes if node.id not in head]
-    made = {t for node in tail for t in node.outputs}
-    return (
-        sum(problem.head[v] for v in head)
-        + sum(problem.tail[node.id] for node in tail)
-        + sum(problem.send[t] for t in graph.boundary(head))
-        + sum(problem.back[t] for t in dict.fromkeys(graph.outputs) if t in made)
-        + (problem.offload if tail else 0.0)
     )
 
 

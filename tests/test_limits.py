@@ -1,8 +1,7 @@
 """The search under memory limits against brute force; footprints against `splitc.cost.memory`."""
 
 import random
-from collections.abc import Iterator, Mapping
-from itertools import product
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from splitc.plan.limits import METHOD, Limits, solve_limited
 from splitc.plan.network import contract
 from splitc.plan.problem import Indexed, Prices, Problem
 from splitc.plan.program import program_of
+from tests.oracle import cost, legal_heads
 
 
 def random_graph(rng: random.Random, size: int) -> Graph:
@@ -55,29 +55,6 @@ def random_case(rng: random.Random, size: int) -> tuple[Problem, Footprint]:
     )
     sizes = np.array([float(rng.randint(0, 40)) for _ in graph.tensors])
     return problem, Footprint(Indexed.of(graph), sizes, {f"w{i}": 7 * i + 1 for i in range(4)})
-
-
-def legal_heads(problem: Problem) -> Iterator[frozenset[str]]:
-    graph = problem.graph
-    for bits in product([False, True], repeat=len(graph.nodes)):
-        head = frozenset(n.id for n, kept in zip(graph.nodes, bits, strict=True) if kept)
-        closed = all(graph.producer.get(t, v) in head for v in head for t in graph.by_id[v].inputs)
-        whole = all(head.issuperset(g) or head.isdisjoint(g) for g in problem.groups)
-        if closed and whole and head >= problem.only_head:
-            yield head
-
-
-def cost(problem: Problem, head: frozenset[str]) -> float:
-    graph = problem.graph
-    tail = [node for node in graph.nodes if node.id not in head]
-    made = {t for node in tail for t in node.outputs}
-    return (
-        sum(problem.head[v] for v in head)
-        + sum(problem.tail[node.id] for node in tail)
-        + sum(problem.send[t] for t in graph.boundary(head))
-        + sum(problem.back[t] for t in graph.outputs if t in made)
-        + (problem.offload if tail else 0.0)
-    )
 
 
 def held(

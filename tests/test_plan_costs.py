@@ -17,6 +17,7 @@ from splitc.cuts import listed, resolve
 from splitc.errors import RequestError
 from splitc.graph import Graph
 from splitc.plan.reader import read
+from tests.unpriced import CHAIN, NAMES
 
 RATE = "20Mbit/s/50Mbit/s"
 UP, DOWN = 20e6, 50e6
@@ -24,15 +25,6 @@ ADDENDS = ["head_s", "encode_s", "uplink_s", "rtt_s", "decode_s", "tail_s", "dow
 KEYS = {"kind", "tensors", "emittable", "wire_bytes", "return_bytes", "latency_s", "energy_j"}
 KEYS |= {"head_weight_bytes", "head_peak_bytes", "tail_weight_bytes", "tail_peak_bytes", "addends"}
 
-CHAIN = """<ir_version: 10, opset_import: ["" : 17, "acme" : 1]>
-g (float[n, m, k] x) => (float[q] y)
-<float[2] w = {1.0, 2.0}>
-{
-  a = acme.Magic(x, w)
-  b = acme.Magic(a)
-  y = acme.Magic(b, w)
-}
-"""
 CHAIN_COSTS: dict[str, dict[str, Any]] = {
     "head_s": {"a": 0.1, "b": 5.0, "y": 5.0},
     "tail_s": {"a": 1.0, "b": 0.5, "y": 0.25},
@@ -207,23 +199,6 @@ def test_the_ranking_is_the_head_of_the_whole_ranking(seed: int, tmp_path: Path)
     assert few.ranked == whole.ranked[:7]
 
 
-NAMES = """<ir_version: 10, opset_import: ["" : 17]>
-g (float[4] x, float[4] idle, bool c) => (float[4] y, float[4] mask, float[4] fixed)
-<float[4] w = {1.0, 2.0, 3.0, 4.0}>
-{
-  k = Neg(w)
-  fixed = Abs(k)
-  a, unread = acme.Two(x, k)
-  y = If(c) <
-    then_branch = g1 () => (float[4] p) { p = Add(a, w) },
-    else_branch = g2 () => (float[4] q) { s = Sub(a, k)  q = Relu(s) }
-  >
-  , mask = acme.Two(a)
-}
-"""
-NAMES = NAMES.replace("  , mask = acme.Two(a)\n", "  mask = Neg(a)\n").replace(
-    '["" : 17]', '["" : 17, "acme" : 1]'
-)
 NAMES_COSTS: dict[str, dict[str, Any]] = {
     "head_s": {"a": 1, "y": 2, "mask": 3},
     "tail_s": {"a": 0.5, "y": 0.25, "mask": 0.125},
