@@ -9,11 +9,19 @@ import re
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from splitc import plugins
 from splitc.errors import ModelError, PassError, SplitcError, did_you_mean
 from splitc.model import Model
+from splitc.scope import HEAD, TAIL
+
+if TYPE_CHECKING:
+    from splitc.accuracy import Metric
+    from splitc.backend import Target
+    from splitc.data import Dataset
+    from splitc.scope import Boundary
+    from splitc.train import Recipe, Recorder
 
 GROUP = "splitc.passes"
 BUILT_IN = {"simplify": "splitc.passes.simplify:Simplify"}
@@ -36,6 +44,51 @@ class Pass(Protocol):
 
 Observer = Callable[[Pass, Model, Model, float], None]
 """Called after each pass as `observe(step, before, after, seconds)`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """What text cannot carry: bound to those passes that have a field of the same name.
+
+    `data`: to calibrate or train with; `evaluation`: labelled, to judge with; `metric`, `max_drop`:
+    of the accuracy gate; `recipe`, `recorder`: of training; `boundary`: where the model is cut;
+    `target`: the machine of the side that a pass works on.
+    """
+
+    data: "Dataset | None" = None
+    evaluation: "Dataset | None" = None
+    metric: "Metric | None" = None
+    max_drop: float | None = None
+    recipe: "Recipe | None" = None
+    recorder: "Recorder | None" = None
+    boundary: "Boundary | None" = None
+    target: "Target | None" = None
+
+
+def resource() -> Any:
+    """Return the field of a pass that the runner binds, and text cannot set; None until then."""
+    return dataclasses.field(default=None, repr=False, metadata={"resource": True})
+
+
+def settable(step: "Pass | type[Pass]") -> tuple[str, ...]:
+    """Return the names of the options that text may set."""
+    plain = (f for f in dataclasses.fields(step) if not f.metadata.get("resource"))
+    return tuple(field.name for field in plain)
+
+
+def bind(step: Pass, resources: Resources) -> Pass:
+    """Return the pass with those of its resources that are there; a field it has not is skipped."""
+    wanted = {f.name for f in dataclasses.fields(step) if f.metadata.get("resource")}
+    have = {name: getattr(resources, name) for name in wanted if hasattr(resources, name)}
+    given = {name: value for name, value in have.items() if value is not None}
+    return cast("Pass", dataclasses.replace(cast("Any", step), **given)) if given else step
+
+
+def side(step: Pass) -> str:
+    """Return 'head' or 'tail' for a pass that works on one side of a cut, else ''."""
+    scope = getattr(step, "scope", "")
+    return str(scope) if scope in (HEAD, TAIL) else ""
+
 
 _NAME = re.compile(r"\s*([a-z][a-z0-9-]*)\s*")
 
@@ -93,7 +146,7 @@ def _build(name: str, options: Mapping[str, Any], where: str) -> Pass:
     if name not in names:
         raise PassError(f"unknown pass {name!r}", where=where, hint=did_you_mean(name, names))
     made = get(name)
-    fields = {field.name for field in dataclasses.fields(made)}
+    fields = {*settable(made)}
     for option in sorted(options.keys() - fields):
         hint = did_you_mean(option, fields) if fields else f"{name!r} takes no options"
         raise PassError(f"{name!r} has no option {option!r}", where=where, hint=hint)

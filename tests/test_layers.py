@@ -12,7 +12,7 @@ LAYERS = [
     ("wire", "manifest", "closure"),
     # one room: a model's facts may need one run of it
     ("model", "shapes", "execute", "feeds", "tables", "inference"),
-    ("ingest", "macs", "scenario", "names", "comparison", "parking"),
+    ("ingest", "macs", "scenario", "names", "comparison", "parking", "scope"),
     ("cost", "pipeline", "backend", "selftest", "divergence"),
     ("cuts", "runtime", "request"),
     ("split", "plan", "verify", "serve", "inspection", "profiler"),
@@ -36,6 +36,8 @@ LEAVES = {
         "graph",
         "execute",
         "feeds",
+        "pipeline",
+        "scope",
     },
     "backends": {"errors", "backend", "model", "narrow"},
 }

@@ -97,7 +97,8 @@ def passes(as_json: bool) -> None:
         if isinstance(found, SplitcError):
             rows.append({"name": name, "available": False, "reason": str(found.args[0])})
             continue
-        options = {f.name: str(f.default) for f in dataclasses.fields(found) if f.init}
+        known = {field.name: field for field in dataclasses.fields(found)}
+        options = {name: str(known[name].default) for name in pipeline.settable(found)}
         about = (found.__doc__ or "").strip().splitlines()[0]
         rows.append(
             {

@@ -1,0 +1,62 @@
+"""Where a pass may work: the whole model, or one side of a cut.
+
+A pass rewrites nodes, so a side cannot be a list of them. What survives every pass is the boundary:
+the tensors that cross, and the graph outputs that the head makes, all by name. Whatever leads to
+one of these is the head's, the rest is the tail's.
+"""
+
+from dataclasses import dataclass
+
+from splitc.errors import PassError, did_you_mean
+from splitc.model import Model
+
+BOTH, HEAD, TAIL = "both", "head", "tail"
+SCOPES = (BOTH, HEAD, TAIL)
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where a model is cut: the tensors that cross, and the graph outputs that the head makes."""
+
+    tensors: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every tensor that a pass on one side must leave as it is, each once."""
+        return tuple(dict.fromkeys((*self.tensors, *self.outputs)))
+
+    def head(self, model: Model) -> frozenset[str]:
+        """Return the identities of the head's nodes; `PassError` if a tensor is gone."""
+        graph = model.graph
+        if gone := [name for name in self.names if name not in graph.rank]:
+            raise PassError(f"tensor {gone[0]!r} of the boundary is gone", where=model.source)
+        found: set[str] = set()
+        waiting = [graph.producer[name] for name in self.names if name in graph.producer]
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                read = graph.by_id[node].inputs
+                waiting += [graph.producer[t] for t in read if t in graph.producer]
+        return frozenset(found)
+
+
+def check(scope: str) -> None:
+    """Raise `ValueError` unless `scope` is one of `SCOPES` (for a pass's `__post_init__`)."""
+    if scope not in SCOPES:
+        raise ValueError(f"scope = {scope!r}; {did_you_mean(scope, SCOPES)}")
+
+
+def within(model: Model, scope: str, boundary: Boundary | None) -> frozenset[str]:
+    """Return the nodes that a pass with this scope may touch, by identity.
+
+    'both' are all nodes but constants. Raises `PassError` for one side without a boundary.
+    """
+    every = frozenset(model.graph.by_id)
+    if scope == BOTH:
+        return every
+    if boundary is None:
+        raise PassError(f"scope = {scope!r} needs a cut", hint="--cut TENSOR")
+    head = boundary.head(model)
+    return head if scope == HEAD else every - head
