@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS = {"silero_vad_16k_op15": ("input=1x512",)}
 """Sizes that a network leaves open, as `--input` texts."""
-TORCH = ("resnet50", "mobilenet_v2", "vit_b16", "bert_base")
+TORCH = ("resnet18", "resnet50", "mobilenet_v2", "vit_b16", "bert_base")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""ResNet-50, MobileNetV2, ViT-B/16 and BERT-base as plain torch modules, random weights.
+"""ResNet-18 and -50, MobileNetV2, ViT-B/16 and BERT-base as plain torch modules, random weights.
 
 Each function returns (module, example inputs); `_networks` settles and exports them.
 """
@@ -10,16 +10,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+def resnet18() -> tuple[nn.Module, tuple[Any, ...]]:
+    """He et al. 2016, table 1: two 3×3 convolutions a block."""
+    return _resnet(Basic, 1, (2, 2, 2, 2)), (torch.randn(1, 3, 224, 224),)
+
+
 def resnet50() -> tuple[nn.Module, tuple[Any, ...]]:
     """He et al. 2016, table 1; the stride stands in the 3×3 convolution."""
+    return _resnet(Bottleneck, 4, (3, 4, 6, 3)), (torch.randn(1, 3, 224, 224),)
+
+
+def _resnet(block: Any, expansion: int, counts: tuple[int, ...]) -> nn.Module:
     layers: list[nn.Module] = [*_conv(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1)]
     width = 64
-    for planes, count, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+    for planes, count in zip((64, 128, 256, 512), counts, strict=True):
         for index in range(count):
-            layers.append(Bottleneck(width, planes, stride if index == 0 else 1))
-            width = 4 * planes
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 1000)]
-    return nn.Sequential(*layers), (torch.randn(1, 3, 224, 224),)
+            stride = 2 if index == 0 and planes > 64 else 1
+            layers.append(block(width, planes, stride))
+            width = expansion * planes
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 1000))
 
 
 def mobilenet_v2() -> tuple[nn.Module, tuple[Any, ...]]:
@@ -53,17 +62,30 @@ def _conv(
     return [conv, nn.BatchNorm2d(out), *([act()] if act else [])]
 
 
-class Bottleneck(nn.Module):
-    def __init__(self, entry: int, planes: int, stride: int) -> None:
+class Residual(nn.Module):
+    """relu(body(x) + x), where `body` keeps the shape, else relu(body(x) + a 1×1 of x)."""
+
+    def __init__(self, body: list[nn.Module], entry: int, out: int, stride: int) -> None:
         super().__init__()
-        inner = [*_conv(entry, planes, 1), *_conv(planes, planes, 3, stride)]
-        self.body = nn.Sequential(*inner, *_conv(planes, 4 * planes, 1, act=None))
-        same = stride == 1 and entry == 4 * planes
-        short = [] if same else _conv(entry, 4 * planes, 1, stride, act=None)
-        self.short = nn.Sequential(*short)
+        self.body = nn.Sequential(*body)
+        same = stride == 1 and entry == out
+        self.short = nn.Sequential(*([] if same else _conv(entry, out, 1, stride, act=None)))
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(self.body(x) + self.short(x))
+
+
+class Basic(Residual):
+    def __init__(self, entry: int, planes: int, stride: int) -> None:
+        body = [*_conv(entry, planes, 3, stride), *_conv(planes, planes, 3, act=None)]
+        super().__init__(body, entry, planes, stride)
+
+
+class Bottleneck(Residual):
+    def __init__(self, entry: int, planes: int, stride: int) -> None:
+        inner = [*_conv(entry, planes, 1), *_conv(planes, planes, 3, stride)]
+        body = [*inner, *_conv(planes, 4 * planes, 1, act=None)]
+        super().__init__(body, entry, 4 * planes, stride)
 
 
 class Inverted(nn.Module):
