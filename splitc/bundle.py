@@ -248,6 +248,7 @@ def _selftest(folder: Path, parts: Parts) -> Selftest:
 
 def _crossing(parts: Parts, tensor: TensorInfo) -> BoundaryTensor:
     """Describe a tensor that crosses; a size without a name gets one of its own."""
+    scale, zero_point = _quantized(parts.model, tensor.name)
     fact = parts.model.facts[tensor.name]
     shape = tensor.shape if len(tensor.shape) == len(fact.shape) else ("?",) * len(fact.shape)
     limits = _limits(parts.model)
@@ -260,7 +261,23 @@ def _crossing(parts: Parts, tensor: TensorInfo) -> BoundaryTensor:
         shape=tuple(f"{tensor.name}#{i}" if s == "?" else s for i, s in enumerate(shape)),
         codec=parts.codec,
         max_bytes=largest,
+        scale=scale,
+        zero_point=zero_point,
     )
+
+
+def _quantized(model: Model, name: str) -> tuple[float | None, int | None]:
+    """Return scale and zero point of the integers that a QuantizeLinear makes, per tensor."""
+    node = model.values[name].producer() if name in model.values else None
+    if node is None or node.op_type != "QuantizeLinear":
+        return None, None
+    scale, zero = (
+        v.const_value.numpy() if v is not None and v.const_value is not None else None
+        for v in (*node.inputs[1:3], None)[:2]
+    )
+    if scale is None or scale.size != 1:
+        return None, None
+    return float(scale.reshape(-1)[0]), 0 if zero is None else int(zero.reshape(-1)[0])
 
 
 def _limits(model: Model) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 A cut is a set of head nodes closed under predecessors; its boundary is derived from it. A list of
 tensors means: the tail is what the list reaches and is not an ancestor of it, with the
-non-ancestors that feed it; the head is the rest.
+non-ancestors that feed it; the head is the rest. A float tensor that is quantized and nothing else
+is cut behind its QuantizeLinear, where it is small, and goes by its own name.
 """
 
 from collections.abc import Collection, Iterator, Sequence, Set
@@ -44,7 +45,7 @@ def resolve(graph: Graph, tensors: str | Sequence[str], closure: Closure | None 
     Raises `RequestError` for an unknown tensor, one that does not cross (an initializer, or made
     by constants), and for a list that is not its own boundary: the hint is then a whole list.
     """
-    names = _names(graph, tensors)
+    names = [graph.narrowed.get(name, name) for name in _names(graph, tensors)]
     if names == [INPUT]:
         return of_head(graph, frozenset())
     if names == [OUTPUT]:
@@ -52,13 +53,27 @@ def resolve(graph: Graph, tensors: str | Sequence[str], closure: Closure | None 
     closure = closure or Closure(graph)
     cut = of_head(graph, _head(closure, names))
     if set(cut.tensors) != set(names):
-        whole = _completed(closure, cut)
+        whole = shown(graph, _completed(closure, cut))
         raise RequestError(
-            f"cutting at {', '.join(names)} also sends or needs other tensors",
-            where="--cut " + ",".join(names),
+            f"cutting at {', '.join(shown(graph, names))} also sends or needs other tensors",
+            where="--cut " + ",".join(shown(graph, names)),
             hint="--cut " + (",".join(whole) if whole else OUTPUT),
         )
     return cut
+
+
+def shown(graph: Graph, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that tensors are reported under: integers have the name of their float."""
+    return tuple(graph.widened.get(name, name) for name in names)
+
+
+def wire_dtype(model: "Model", names: Sequence[str]) -> str | None:
+    """Return the type that tensors reported under a float's name cross in; None if there is none.
+
+    Several types are joined by commas.
+    """
+    narrow = (model.facts[name].dtype for name in names if name in model.graph.widened)
+    return ",".join(dict.fromkeys(narrow)) or None
 
 
 def crossing(graph: Graph, names: Sequence[str]) -> tuple[str, ...]:
@@ -193,7 +208,10 @@ def _reproduced(closure: Closure, tensors: tuple[str, ...]) -> Bits | None:
 
 @dataclass(frozen=True)
 class Listing:
-    """One row of `splitc cuts`. `bytes`: raw, at batch 1 or the `--input` sizes."""
+    """One row of `splitc cuts`. `bytes`: raw, at batch 1 or the `--input` sizes.
+
+    `tensors`: names as `--cut` takes them; `wire_dtype`: of those that cross as integers.
+    """
 
     cut: Cut
     bytes: int
@@ -201,11 +219,14 @@ class Listing:
     head_mac_share: float
     natural_bottleneck: bool
     breaks_group: bool
+    tensors: tuple[str, ...]
+    wire_dtype: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as the command's `--json` prints it."""
-        row = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "cut"}
-        return {"kind": self.cut.kind, "tensors": list(self.cut.tensors), **row}
+        hidden = {"cut", "tensors"} | ({"wire_dtype"} if self.wire_dtype is None else set())
+        row = {key: getattr(self, key) for key in self.__dataclass_fields__ if key not in hidden}
+        return {"kind": self.cut.kind, "tensors": list(self.tensors), **row}
 
 
 @dataclass(frozen=True)
@@ -243,12 +264,19 @@ def cuts(model: "Model", *, max_tensors: int = 3) -> CutList:
                 head_mac_share=ahead / total if total else 0.0,
                 natural_bottleneck=cut.kind == "inner" and elements < entry,
                 breaks_group=breaks(fused, cut.head_nodes),
+                tensors=shown(graph, cut.tensors),
+                wire_dtype=wire_dtype(model, cut.tensors),
             )
         )
     return CutList(tuple(rows), model.notes)
 
 
 def cuttable(model: "Model") -> frozenset[str]:
-    """Tensors that may cross: of the loaded graph, still there, of a type that a frame carries."""
+    """Tensors that may cross: of the loaded graph, still there, of a type that a frame carries.
+
+    Where such a tensor is quantized and nothing else, its integers may cross in its place.
+    """
+    graph = model.graph
     plain = {name for name, fact in model.facts.items() if fact.dtype in DTYPES}
-    return frozenset(t for t in model.graph.tensors if t in model.cuttable and t in plain)
+    known = (t for t in graph.tensors if graph.widened.get(t, t) in model.cuttable)
+    return frozenset(t for t in known if t in plain and t not in graph.narrowed)

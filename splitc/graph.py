@@ -68,6 +68,18 @@ class Graph:
         """Tensor → its place in `tensors`: the order in which a boundary is written."""
         return {name: place for place, name in enumerate(self.tensors)}
 
+    @cached_property
+    def narrowed(self) -> Mapping[str, str]:
+        """Float tensor that one QuantizeLinear alone reads → the integers that it makes of it."""
+        makers = {n.inputs[0]: n for n in self.nodes if n.op == "QuantizeLinear" and n.inputs}
+        alone = (t for t in makers if self.readers[t] == (makers[t].id,))
+        return {name: makers[name].outputs[0] for name in alone}
+
+    @cached_property
+    def widened(self) -> Mapping[str, str]:
+        """The reverse of `narrowed`: under which name what crosses as integers is reported."""
+        return {narrow: name for name, narrow in self.narrowed.items()}
+
     def boundary(self, head: Iterable[str]) -> tuple[str, ...]:
         """Return what the tail reads and does not make, graph inputs included, in `rank` order.
 

@@ -71,15 +71,16 @@ def show_cuts(found: "CutList") -> None:
     names = {"input": "@input", "output": "@output"}
     rows = [
         (
-            names.get(row.cut.kind, ",".join(row.cut.tensors)),
+            names.get(row.cut.kind, ",".join(row.tensors)),
             f"{row.bytes:,}",
             f"{row.head_mac_share:.1%}",
             "bottleneck" if row.natural_bottleneck else "",
             "breaks a group" if row.breaks_group else "",
+            row.wire_dtype or "",
         )
         for row in found.cuts
     ]
-    table("", ("--cut", ">bytes", ">MACs before", "", ""), rows)
+    table("", ("--cut", ">bytes", ">MACs before", "", "", ""), rows)
 
 
 @click.command(

@@ -9,7 +9,7 @@ from splitc import cost
 from splitc.closure import Closure
 from splitc.cost.groups import breaks
 from splitc.cost.table import CostTable
-from splitc.cuts import Cut, cuttable, listed
+from splitc.cuts import Cut, cuttable, listed, shown, wire_dtype
 from splitc.errors import PlanError, RequestError
 from splitc.graph import Graph
 from splitc.model import Model
@@ -149,7 +149,14 @@ def _pinned(table: CostTable, cut: Cut, refusals: Refusals) -> Entry:
 def _entry(table: CostTable, cut: Cut) -> Entry:
     codec = {"input": "f32", "output": "none"}.get(cut.kind)
     crossed = breaks(table.groups, cut.head_nodes)
-    return Entry(cut, cost.price(table, cut.head_nodes), codec=codec, breaks_group=crossed)
+    return Entry(
+        cut,
+        cost.price(table, cut.head_nodes),
+        codec=codec,
+        breaks_group=crossed,
+        names=shown(table.graph, cut.tensors),
+        wire_dtype=wire_dtype(table.model, cut.tensors),
+    )
 
 
 def _refused(table: CostTable, cut: Cut, refusals: Refusals) -> str:

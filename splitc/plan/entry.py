@@ -14,7 +14,8 @@ class Entry:
     """One way to split, with its price.
 
     `codec`: of a baseline, how the input arrives ('f32', 'u8', 'jpeg') or 'none' where nothing is
-    sent; None for other cuts. `emittable`: whether splitc can produce it.
+    sent; None for other cuts. `emittable`: whether splitc can produce it. `names`: of the tensors
+    as they are reported, if not their own; `wire_dtype`: of those that cross as integers.
     """
 
     cut: Cut
@@ -22,6 +23,13 @@ class Entry:
     emittable: bool = True
     codec: str | None = None
     breaks_group: bool = False
+    names: tuple[str, ...] = ()
+    wire_dtype: str | None = None
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of what crosses, as `--cut` takes them."""
+        return self.names or self.cut.tensors
 
     @property
     def title(self) -> str:
@@ -31,7 +39,8 @@ class Entry:
         if self.cut.kind == "input":
             sent = "it is" if self.codec in (None, "f32") else self.codec
             return f"everything on the server, input as {sent}"
-        return ", ".join(self.cut.tensors) or "nothing crosses"
+        narrow = f" as {self.wire_dtype}" if self.wire_dtype else ""
+        return ", ".join(self.tensors) + narrow if self.tensors else "nothing crosses"
 
     def cost(self, objective: str) -> float:
         """Seconds for 'latency', the device's joules for 'energy'."""
@@ -42,12 +51,14 @@ class Entry:
         price = {key: getattr(self.price, key) for key in self.price.__dataclass_fields__}
         entry = {
             "kind": self.cut.kind,
-            "tensors": list(self.cut.tensors),
+            "tensors": list(self.tensors),
             "emittable": self.emittable,
         }
         extra: dict[str, Any] = {} if self.codec is None else {"codec": self.codec}
         if self.breaks_group:
             extra["breaks_group"] = True
+        if self.wire_dtype:
+            extra["wire_dtype"] = self.wire_dtype
         return {**entry, **price, **extra}
 
 
