@@ -8,11 +8,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = [
     ("errors",),
-    ("units", "graph", "contract", "plugins", "quiet", "narrow"),
+    ("units", "graph", "contract", "plugins", "quiet", "narrow", "importing"),
     ("wire", "manifest", "closure"),
     # one room: a model's facts may need one run of it
     ("model", "shapes", "execute", "feeds", "tables", "inference"),
-    ("ingest", "macs", "scenario", "names", "comparison", "parking", "scope"),
+    ("ingest", "macs", "scenario", "names", "comparison", "parking", "data", "scope"),
     ("cost", "pipeline", "backend", "selftest", "divergence"),
     ("cuts", "runtime", "request"),
     ("split", "plan", "verify", "serve", "inspection", "profiler"),
@@ -38,6 +38,7 @@ LEAVES = {
         "feeds",
         "pipeline",
         "scope",
+        "data",
     },
     "backends": {"errors", "backend", "model", "narrow"},
 }

@@ -7,20 +7,18 @@ This executes the factory's code with the user's rights: it is for one's own net
 somebody else's. Modules are looked for in the current directory first.
 """
 
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx_ir as ir
 
-from splitc.errors import ModelError, did_you_mean
-from splitc.ingest.torch_export import failures, reason, require_torch, to_onnx
+from splitc.errors import ModelError
+from splitc.importing import call, check_spelling, function, importable, reason
+from splitc.ingest.torch_export import failures, require_torch, to_onnx
 from splitc.quiet import quiet
 
 _SHAPE = "a factory returns (torch.nn.Module, tuple or dict of example inputs)"
+_SPELLING = "name a factory as pkg.mod:make, or a file that exists"
 
 
 def read(text: str) -> tuple[ir.Model, tuple[str, ...]]:
@@ -30,72 +28,19 @@ def read(text: str) -> tuple[ir.Model, tuple[str, ...]]:
     becomes the symbolic batch where the export can keep it; else sizes are the example's, and a
     line says so. Raises `ModelError` naming what went wrong, at which step.
     """
-    module_name, _, attribute = text.partition(":")
-    if not module_name or not all(
-        part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))
-    ):
-        raise ModelError(
-            f"cannot read {text!r}", hint="name a factory as pkg.mod:make, or a file that exists"
-        )
+    check_spelling(text, _SPELLING, ModelError)
     require_torch(text)
-    with _importable(), redirect_stdout(sys.stderr):
-        factory = _factory(module_name, attribute, text)
+    with importable():
+        factory = function(text, shape=_SHAPE, spelling=_SPELLING, error=ModelError)
         module, args, kwargs = _made(factory, text)
         return _exported(module.eval(), args, kwargs, text)
-
-
-@contextmanager
-def _importable() -> Iterator[None]:
-    """Put the current directory first on `sys.path` meanwhile."""
-    before = list(sys.path)
-    sys.path.insert(0, os.getcwd())
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-def _factory(module_name: str, attribute: str, where: str) -> Callable[[], object]:
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = str(error.name)
-        ours = module_name == missing or module_name.startswith(f"{missing}.")
-        hint = (
-            "run splitc in the folder that holds it, or install it"
-            if ours
-            else f"install {missing!r}"
-        )
-        raise ModelError(f"no module called {missing!r}", where=where, hint=hint) from error
-    except (Exception, SystemExit) as error:  # somebody's module may raise anything
-        raise ModelError(
-            f"importing {module_name!r} fails: {reason(error)}", where=where
-        ) from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            names = [name for name in vars(found) if not name.startswith("_")]
-            raise ModelError(
-                f"no {part!r} in {module_name!r}", where=where, hint=did_you_mean(part, names)
-            )
-        found = getattr(found, part)
-    if not callable(found):
-        raise ModelError(
-            f"{attribute!r} is of type {type(found).__name__}, not a function",
-            where=where,
-            hint=_SHAPE,
-        )
-    return found  # type: ignore[no-any-return]
 
 
 def _made(factory: Callable[[], object], where: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Call the factory and check what it returns: (module, args, kwargs)."""
     import torch
 
-    try:
-        made = factory()
-    except (Exception, SystemExit) as error:  # somebody's function, too
-        raise ModelError(f"the factory fails: {reason(error)}", where=where, hint=_SHAPE) from error
+    made = call(factory, what="the factory", where=where, hint=_SHAPE, error=ModelError)
     if not isinstance(made, tuple) or len(made) != 2:
         raise ModelError(f"the factory returns a value {_kind(made)}", where=where, hint=_SHAPE)
     module, inputs = made

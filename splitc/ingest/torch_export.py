@@ -6,6 +6,7 @@ from typing import Any
 import onnx_ir as ir
 
 from splitc.errors import ModelError
+from splitc.importing import reason
 from splitc.quiet import quiet
 
 
@@ -59,11 +60,3 @@ def _name_batch(model: ir.Model) -> None:
     for value in (*model.graph.inputs, *(out for node in model.graph for out in node.outputs)):
         if value.shape is not None:
             value.shape = ir.Shape("batch" if dim == first else dim for dim in value.shape)
-
-
-def reason(error: BaseException) -> str:
-    """Return the innermost cause of an exporter's error, at most 400 characters."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines)[:400]}"
