@@ -2,8 +2,8 @@
 
 A cut is a set of head nodes closed under predecessors; its boundary is derived from it. A list of
 tensors means: the tail is what the list reaches and is not an ancestor of it, with the
-non-ancestors that feed it; the head is the rest. A float tensor that is quantized and nothing else
-is cut behind its QuantizeLinear, where it is small, and goes by its own name.
+non-ancestors that feed it; the head is the rest. A float tensor that is quantized (or cast to half
+a float) and nothing else is cut behind that node, where it is small, and goes by its own name.
 """
 
 from collections.abc import Collection, Iterator, Sequence, Set
@@ -63,7 +63,7 @@ def resolve(graph: Graph, tensors: str | Sequence[str], closure: Closure | None 
 
 
 def shown(graph: Graph, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names that tensors are reported under: integers have the name of their float."""
+    """Return the names that tensors are reported under: one narrowed has that of its float."""
     return tuple(graph.widened.get(name, name) for name in names)
 
 
@@ -274,7 +274,7 @@ def cuts(model: "Model", *, max_tensors: int = 3) -> CutList:
 def cuttable(model: "Model") -> frozenset[str]:
     """Tensors that may cross: of the loaded graph, still there, of a type that a frame carries.
 
-    Where such a tensor is quantized and nothing else, its integers may cross in its place.
+    Where such a tensor is narrowed and nothing else, what that makes may cross in its place.
     """
     graph = model.graph
     plain = {name for name, fact in model.facts.items() if fact.dtype in DTYPES}

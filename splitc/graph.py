@@ -9,7 +9,7 @@ place, and may stand on both sides of a cut.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from splitc.errors import ModelError
@@ -21,6 +21,7 @@ class Node:
 
     `inputs`: the data tensors read, each once, in order, captures included; tensors made by
     constant nodes are in `weights` with the initializers, so that `inputs` is what may cross.
+    `narrows`: it makes fewer bits of its first input, value by value: QuantizeLinear, or a Cast.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     weights: tuple[str, ...] = ()
+    narrows: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,14 @@ class Graph:
 
     @cached_property
     def narrowed(self) -> Mapping[str, str]:
-        """Float tensor that one QuantizeLinear alone reads → the integers that it makes of it."""
-        makers = {n.inputs[0]: n for n in self.nodes if n.op == "QuantizeLinear" and n.inputs}
+        """Tensor that one narrowing node alone reads → what that makes of it, in fewer bits."""
+        makers = {n.inputs[0]: n for n in self.nodes if n.narrows and n.inputs}
         alone = (t for t in makers if self.readers[t] == (makers[t].id,))
         return {name: makers[name].outputs[0] for name in alone}
 
     @cached_property
     def widened(self) -> Mapping[str, str]:
-        """The reverse of `narrowed`: under which name what crosses as integers is reported."""
+        """The reverse of `narrowed`: under which name what crosses in fewer bits is reported."""
         return {narrow: name for name, narrow in self.narrowed.items()}
 
     def boundary(self, head: Iterable[str]) -> tuple[str, ...]:

@@ -277,7 +277,7 @@ def build_graph(graph: ir.Graph) -> Graph:
         data = tuple(name for name in read if name not in fixed)
         outputs = tuple(out.name for out in node.outputs if out.name)
         weights = tuple(name for name in read if name in fixed)
-        made = Node(identity(node), node.op_type, data, outputs, weights)
+        made = Node(identity(node), node.op_type, data, outputs, weights, narrows(node))
         if data or random(node):
             nodes.append(made)
         else:
@@ -285,6 +285,13 @@ def build_graph(graph: ir.Graph) -> Graph:
             fixed |= set(outputs)
     outputs = tuple(str(value.name) for value in graph.outputs)
     return Graph(inputs, outputs, tuple(nodes), tuple(constants))
+
+
+def narrows(node: ir.Node) -> bool:
+    """Tell whether a node makes fewer bits of each value: it quantizes, or halves a float."""
+    if node.op_type == "Cast" and "to" in node.attributes:
+        return node.attributes["to"].as_int() in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return node.op_type == "QuantizeLinear"
 
 
 def random(node: ir.Node) -> bool:

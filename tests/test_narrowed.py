@@ -31,6 +31,12 @@ def test_only_a_float_that_nobody_else_reads_is_narrowed(net: Model) -> None:
     assert net.graph.widened == {"q": "a"}
 
 
+def test_half_a_float_is_narrow_too(tmp_path: Path) -> None:
+    text = """g (float[4] x) => (float[4] y) {
+        a = Relu(x)  h = Cast<to = 10>(a)  f = Cast<to = 1>(h)  y = Exp(f) }"""
+    assert model(text, tmp_path).graph.narrowed == {"a": "h"}
+
+
 def test_cut_at_the_float_cuts_behind_its_quantizer(net: Model) -> None:
     cut = resolve(net.graph, "a")
     assert (cut.tensors, cut.head_nodes) == (("q",), {"a", "q"})
