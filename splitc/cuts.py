@@ -278,5 +278,6 @@ def cuttable(model: "Model") -> frozenset[str]:
     """
     graph = model.graph
     plain = {name for name, fact in model.facts.items() if fact.dtype in DTYPES}
-    known = (t for t in graph.tensors if graph.widened.get(t, t) in model.cuttable)
+    offered = {n: w for w, n in graph.narrowed.items()}
+    known = (t for t in graph.tensors if offered.get(t, t) in model.cuttable)
     return frozenset(t for t in known if t in plain and t not in graph.narrowed)

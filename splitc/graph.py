@@ -71,16 +71,15 @@ class Graph:
         return {name: place for place, name in enumerate(self.tensors)}
 
     @cached_property
-    def narrowed(self) -> Mapping[str, str]:
-        """Tensor that one narrowing node alone reads → what that makes of it, in fewer bits."""
-        makers = {n.inputs[0]: n for n in self.nodes if n.narrows and n.inputs}
-        alone = (t for t in makers if self.readers[t] == (makers[t].id,))
-        return {name: makers[name].outputs[0] for name in alone}
+    def widened(self) -> Mapping[str, str]:
+        """What a narrowing node makes → its input: the name that fewer bits are reported under."""
+        return {n.outputs[0]: n.inputs[0] for n in self.nodes if n.narrows and n.inputs}
 
     @cached_property
-    def widened(self) -> Mapping[str, str]:
-        """The reverse of `narrowed`: under which name what crosses in fewer bits is reported."""
-        return {narrow: name for name, narrow in self.narrowed.items()}
+    def narrowed(self) -> Mapping[str, str]:
+        """Tensor that one narrowing node alone reads → what that makes of it, in fewer bits."""
+        pairs = self.widened.items()
+        return {w: n for n, w in pairs if self.readers[w] == (self.producer[n],)}
 
     def boundary(self, head: Iterable[str]) -> tuple[str, ...]:
         """Return what the tail reads and does not make, graph inputs included, in `rank` order.

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from splitc.train import Recipe, Recorder
 
 GROUP = "splitc.passes"
-BUILT_IN = {"simplify": "splitc.passes.simplify:Simplify"}
+BUILT_IN = {
+    "narrow-boundary": "splitc.passes.narrow_boundary:NarrowBoundary",
+    "simplify": "splitc.passes.simplify:Simplify",
+}
 DEFAULT = "simplify"
 """`simplify` stands alone and first: a fused, folded graph is what every backend will run, so it
 is what must be priced."""
@@ -82,6 +85,11 @@ def bind(step: Pass, resources: Resources) -> Pass:
     have = {name: getattr(resources, name) for name in wanted if hasattr(resources, name)}
     given = {name: value for name, value in have.items() if value is not None}
     return cast("Pass", dataclasses.replace(cast("Any", step), **given)) if given else step
+
+
+def late(step: Pass) -> bool:
+    """Tell whether a pass belongs to the second round: it needs to know where the model is cut."""
+    return bool(side(step)) or bool(getattr(step, "after_plan", False))
 
 
 def side(step: Pass) -> str:

@@ -1,0 +1,28 @@
+"""What `--wire` means: in which type floats cross, and which lossless codec packs them.
+
+    raw          as they are                int8          as symmetric 8-bit integers
+    zstd         packed                     int8+zstd     8-bit integers, packed
+
+The type is graph: the head ends with a QuantizeLinear or a Cast, the tail begins with its inverse.
+The codec runs outside both halves.
+"""
+
+from splitc.errors import RequestError
+from splitc.wire import codec
+
+NARROW = {"int8": "int8", "fp16": "float16"}
+"""Word of `--wire` → the dtype that floats cross in."""
+
+BYTES = {"int8": 1, "float16": 2}
+
+
+def form(text: str) -> tuple[str | None, str]:
+    """Return (dtype that floats cross in or None, codec); `WireError` for an unknown codec."""
+    first, plus, second = text.partition("+")
+    if first not in NARROW:
+        codec.get(text)
+        return None, text
+    if plus and second in ("", *NARROW):
+        raise RequestError(f"cannot read --wire {text!r}", hint=f"--wire {first}+zstd")
+    codec.get(second or codec.Raw.name)
+    return NARROW[first], second or codec.Raw.name
