@@ -32,6 +32,7 @@ HERE = {
     "x86_64": Target("here", "x86_64-linux-gnu", "x86-64-v3", ("avx2", "fma"), threads=1),
     "aarch64": Target("here", "aarch64-linux-gnu", "generic", ("neon",), threads=1),
 }.get(platform.machine(), Target("here"))
+WIDE = Target("here", "x86_64-linux-gnu", "x86-64-v4", ("avx512f", "avx512vnni"), threads=1)
 PI = Target("raspberry-pi-4", "aarch64-linux-gnu", "cortex-a72", ("neon",), threads=1)
 
 
@@ -194,6 +195,34 @@ def test_arm_code_under_emulation_computes_it_too(name: str, tmp_path: Path) -> 
     artifact = compare(NETWORKS[name], PI, tmp_path)
     assert (tmp_path / "model.so").read_bytes()[18:20] == b"\xb7\x00"  # ELF machine: AArch64
     assert artifact.facts["triple"] == "aarch64-linux-gnu"
+
+
+@pytest.mark.parametrize(
+    "name", ["image, symbolic batch", "groups and a channel shuffle", "attention"]
+)
+def test_code_for_avx512_computes_it_too(name: str, tmp_path: Path) -> None:
+    """Skipped by `compare` where this processor has no AVX-512."""
+    artifact = compare(NETWORKS[name], WIDE, tmp_path)
+    assert {"avx512f", "avx512vl", "avx512vnni"} <= set(str(artifact.facts["simd"]).split())
+
+
+@pytest.mark.parametrize("name", ["image, symbolic batch", "attention"])
+def test_code_for_armv7_is_compiled_and_linked_and_nothing_runs_it(
+    name: str, tmp_path: Path
+) -> None:
+    target = Target("old-pi", "armv7l-linux-gnueabihf", "cortex-a7", ("neon",), threads=1)
+    artifact = placed(backend.get("tvm").compile(NETWORKS[name], target), tmp_path)
+    assert elf_header(tmp_path / "model.so") == (40, 0x5000400)  # ARM; EABI 5, floats in registers
+    assert "built from TVM's source" in str(artifact.facts["runtime"])
+    if platform.machine() != "armv7l":
+        assert "the code is armv7" in str(backend.get("tvm").runs_here(artifact))
+
+
+def elf_header(library: Path) -> tuple[int, int]:
+    """Return (machine, flags) of a 32-bit library."""
+    header = library.read_bytes()[:52]
+    assert header[:5] == b"\x7fELF\x01"
+    return int.from_bytes(header[18:20], "little"), int.from_bytes(header[36:40], "little")
 
 
 def recurrent(kind: str, direction: str, **attributes: Any) -> Model:

@@ -136,14 +136,32 @@ def test_both_linkers_make_a_library_that_loads(kind: str, head: Path, tmp_path:
 def test_foreign_code_says_why_it_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     from splitc.backends.tvm import session
 
-    artifact = Artifact("tvm", "tvm-vm", Target("pi"), facts={"triple": "armv7l-linux-gnueabihf"})
+    arm = "aarch64" if platform.machine() != "aarch64" else "x86_64"
+    artifact = Artifact("tvm", "tvm-vm", Target("pi"), facts={"triple": f"{arm}-linux-gnu"})
     monkeypatch.setattr(session, "emulator", lambda arch: None)
-    said = backend.get("tvm").runs_here(artifact)
-    assert said is not None
-    assert "the code is armv7" in said
-    lacking = Artifact("tvm", "tvm-vm", HERE, facts={"simd": "+avx512f"})
-    info = Path("/proc/cpuinfo").read_text("utf-8")
-    assert (backend.get("tvm").runs_here(lacking) is None) == ("avx512f" in info.split())
+    assert f"the code is {arm}, and there is no " in str(backend.get("tvm").runs_here(artifact))
+    artifact = Artifact("tvm", "tvm-vm", Target("pi"), facts={"triple": "armv7l-linux-gnueabihf"})
+    if platform.machine() != "armv7l":
+        said = str(backend.get("tvm").runs_here(artifact))
+        assert "the code is armv7, and there is no TVM runtime to emulate it with" in said
+
+
+@NEEDS_TVM
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="needs /proc/cpuinfo")
+def test_code_with_instructions_that_the_processor_lacks_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from splitc.backends.tvm import machine
+
+    made = backend.get("tvm").compile(
+        Model(onnx_ir.from_proto(onnx.parser.parse_model(TEXT))), HERE
+    )
+    (known,) = [names for arch, names in machine.INSTRUCTIONS.items() if arch in HERE.triple]
+    assert set(str(made.facts["simd"]).split()) & set(known)  # of the processor's name, and flags
+    lacking = Artifact("tvm", "tvm-vm", HERE, facts={"simd": f"{made.facts['simd']} brainwave"})
+    assert backend.get("tvm").runs_here(lacking) is None  # no name of an instruction set
+    monkeypatch.setitem(known, "brainwave", None)
+    assert backend.get("tvm").runs_here(lacking) == "this processor has no brainwave"
 
 
 def test_without_tvm_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,9 @@ from splitc.model import Model
 
 RUNTIME = "libtvm_runtime.so (3 MB) and libtvm_ffi.so (2.4 MB) of apache-tvm and apache-tvm-ffi"
 GLIBC = "2.28 (the runtime's wheels)"
+NO_WHEELS = {
+    "armv7": "libtvm_runtime.so and libtvm_ffi.so, built from TVM's source: nobody publishes them"
+}
 
 
 def compile_segment(
@@ -79,9 +82,9 @@ def _facts(
         "linker": link.name,
         "triple": described.triple,
         "cpu": described.cpu,
-        "simd": " ".join(described.flags),
-        "glibc": GLIBC,
-        "runtime": RUNTIME,
+        "simd": " ".join(described.instructions),
+        "glibc": "the runtime's" if described.architecture in NO_WHEELS else GLIBC,
+        "runtime": NO_WHEELS.get(described.architecture, RUNTIME),
         "batch": _batch(segment),
         "code_bytes": size,
         "scratch_bytes": built.scratch_bytes,

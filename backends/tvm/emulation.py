@@ -15,10 +15,9 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-from splitc.backends.tvm.session import DEVICE, emulator, runtime_folder
+from splitc.backends.tvm.session import COMPILERS, DEVICE, emulator, runtime_folder
 from splitc.errors import BackendError
 
-COMPILERS = {"aarch64": "aarch64-linux-gnu-g++"}
 PLATFORMS = ("manylinux_2_24", "manylinux_2_27", "manylinux_2_28")
 LIBRARIES = ("tvm/lib/libtvm_runtime.so", "tvm_ffi/lib/libtvm_ffi.so")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from splitc.backends.tvm.machine import Machine
+from splitc.backends.tvm.machine import Machine, architecture
 from splitc.errors import BackendError
 
 _GNU = {
@@ -59,7 +59,7 @@ def gnu(machine: Machine) -> Linker | None:
     """Return the GNU compiler driver for the target, if there is one."""
     name = _GNU[machine.architecture]
     path = shutil.which(name)
-    if path is None and machine.architecture == platform.machine():
+    if path is None and machine.architecture == architecture(platform.machine()):
         path = shutil.which("gcc")
     if path is None:
         return None

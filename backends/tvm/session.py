@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splitc.backend import Artifact, Feeds, Session
-from splitc.backends.tvm.machine import architecture
+from splitc.backends.tvm.machine import INSTRUCTIONS, architecture
 from splitc.backends.tvm.toolchain import needed
 from splitc.errors import BackendError
 
 DEVICE = Path(__file__).parent / "device"
 """Sources of the runners, which go into the bundle too."""
 FILES = ("model.so", "interface.txt")
+COMPILERS = {"aarch64": "aarch64-linux-gnu-g++"}
+"""Architecture that can be emulated → what builds the runner for it."""
 TIMEOUT_S = 600.0
 
 
@@ -37,7 +39,7 @@ def emulator(arch: str) -> str | None:
 
 def here(arch: str) -> bool:
     """Tell whether this machine runs the architecture's code itself."""
-    return sys.platform == "linux" and arch == platform.machine()
+    return sys.platform == "linux" and arch == architecture(platform.machine())
 
 
 def why_not(artifact: Artifact) -> str | None:
@@ -45,30 +47,23 @@ def why_not(artifact: Artifact) -> str | None:
     arch = architecture(artifact.target.triple or str(artifact.facts.get("triple", "")))
     if here(arch):
         return _missing_features(artifact)
+    foreign = f"this machine is {platform.machine()}, the code is {arch}, and"
+    if arch not in COMPILERS:
+        return f"{foreign} there is no TVM runtime to emulate it with"
     if emulator(arch) is None:
-        return (
-            f"this machine is {platform.machine()}, the code is {arch}, and there is no qemu-{arch}"
-        )
+        return f"{foreign} there is no qemu-{arch}"
     if not (runtime_folder(arch) / "run").is_file():
         return f"no TVM runtime for {arch} here: python -m splitc.backends.tvm.emulation {arch}"
     return None
 
 
-_FEATURES = {
-    "avx512f": "avx512f",
-    "avx2": "avx2",
-    "fma": "fma",
-    "neon": "asimd",
-    "dotprod": "asimddp",
-}
-
-
 def _missing_features(artifact: Artifact) -> str | None:
-    """Compare the artifact's instruction sets with those of this processor."""
+    """Compare the instruction sets that the code may use with those of this processor."""
     info = Path("/proc/cpuinfo")
     have = set(info.read_text("utf-8").split()) if info.is_file() else set()
-    needed = [part.lstrip("+") for part in str(artifact.facts.get("simd", "")).split()]
-    lacking = [name for name in needed if name in _FEATURES and _FEATURES[name] not in have]
+    names = INSTRUCTIONS[architecture(platform.machine())]
+    used = [part.lstrip("+") for part in str(artifact.facts.get("simd", "")).split()]
+    lacking = [name for name in used if name in names and (names[name] or name) not in have]
     return f"this processor has no {lacking[0]}" if have and lacking else None
 
 
