@@ -13,7 +13,7 @@ LAYERS = [
     # one room: a model's facts may need one run of it
     ("model", "shapes", "execute", "feeds", "tables", "inference"),
     ("ingest", "macs", "scenario", "names", "comparison", "parking", "data", "scope"),
-    ("cost", "pipeline", "backend", "selftest", "divergence"),
+    ("cost", "pipeline", "backend", "selftest", "divergence", "accuracy"),
     ("cuts", "runtime", "request"),
     ("split", "plan", "verify", "serve", "inspection", "profiler"),
     ("bundle", "stages", "native"),
@@ -39,6 +39,7 @@ LEAVES = {
         "pipeline",
         "scope",
         "data",
+        "accuracy",
     },
     "backends": {"errors", "backend", "model", "narrow"},
 }
