@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from splitc import pipeline
-from splitc.errors import PassError, RequestError
+from splitc.errors import RequestError
 from splitc.model import DEFAULT_MAX_SIZE, InputSpec, Model
 from splitc.pipeline import Observer
 from splitc.request import Request
-from splitc.stages import Progress, opened, pins, planned, quiet
+from splitc.stages import Progress, opened, planned, quiet
 
 if TYPE_CHECKING:
     from splitc.check import Checked
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from splitc.cuts import CutList
     from splitc.finish import Finish
     from splitc.inspection import Inspection
+    from splitc.optimizing import Optimized
     from splitc.plan import Plan
     from splitc.verify import Report
 
@@ -63,20 +64,46 @@ def optimize(
     passes: str,
     output: str | Path | None = None,
     cut: str | None = None,
+    data: str | Path | None = None,
+    eval: str | Path | None = None,
+    preprocess: str | None = None,
+    metric: str | None = None,
+    max_drop: float | None = None,
+    train: str | Path | None = None,
+    search: bool = False,
+    resume: bool = False,
     input: Sequence[str | InputSpec] = (),
     observe: Observer | None = None,
+    progress: Progress = quiet,
     max_size: int = DEFAULT_MAX_SIZE,
-) -> Model:
-    """Run passes alone; write the result to `output` unless it is None. Returns the model."""
+) -> "Optimized":
+    """Run passes alone, judge the lossy ones, and write the result to `output` unless it is None.
+
+    A pass that breaks `max_drop` ends it: the result is not `ok`, and nothing is written. `search`
+    looks for the ratio and the precision that save most within `max_drop`. Training that was
+    interrupted leaves a checkpoint beside `output`, which `resume` takes up.
+    """
+    from splitc.optimizing import optimized
+
+    asked = Request(
+        passes=passes,
+        cut=cut or "auto",
+        data=_text(data),
+        eval=_text(eval),
+        preprocess=preprocess,
+        metric=metric,
+        max_drop=max_drop,
+        train=_text(train),
+    )
     loaded = opened(model, input, max_size)
-    steps = pipeline.parse(passes)
-    scoped = [step.name for step in steps if getattr(step, "scope", None)]
-    if scoped and cut is None:
-        raise PassError(f"pass {scoped[0]!r} works on one side of a cut", hint="give --cut TENSOR")
-    after = pipeline.run(steps, loaded, observe, pin=pins(loaded, cut or "auto"))
-    if output is not None:
-        after.save(Path(output))
-    return after
+    place = None if output is None else Path(output)
+    return optimized(
+        loaded, asked, place, search=search, resume=resume, observe=observe, progress=progress
+    )
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 _NO_COSTS = ("head", "tail", "link", "objective", "wire", "input_codec", "strict")
@@ -100,13 +127,14 @@ def plan(
     request = _request(options)
     if costs is not None:
         return _plan_from_costs(model, costs, request, max_size)
-    return planned(opened(model, request.input, max_size), request, progress)[1]
+    return planned(opened(model, request.input, max_size), request, progress).plan
 
 
 def compile(
     model: str | Path | Model,
     *,
     output: str | Path = "bundle",
+    resume: bool = False,
     progress: Progress = quiet,
     max_size: int = DEFAULT_MAX_SIZE,
     **options: object,
@@ -114,11 +142,15 @@ def compile(
     """Plan, split, compile both halves, verify them and write the bundle `output`.
 
     `options`: the fields of `Request`. When verification fails no bundle is left behind and the
-    result says `ok = False` with the checks that failed.
+    result says `ok = False` with the checks that failed. Raises `GateError` when a lossy pass
+    breaks `max_drop`. `resume`: as for `optimize`.
     """
     from splitc.compile import compile_bundle
+    from splitc.stages import recording
 
-    return compile_bundle(model, _request(options), Path(output), progress, max_size)
+    request = _request(options)
+    with recording(request, Path(output), resume, progress) as recorder:
+        return compile_bundle(model, request, Path(output), progress, max_size, recorder)
 
 
 def check(

@@ -31,6 +31,7 @@ from splitc.manifest import (
     ArtifactRecord,
     CheckRecord,
     FileRecord,
+    GateRecord,
     Manifest,
     Passes,
     Segment,
@@ -60,7 +61,8 @@ class Parts:
     `model`: the whole model after passes, which the self-test records. `source`: file name and
     fingerprint of the model as loaded. `plan`: the chosen entry, `certificate` the plan's. `tiers`:
     device names of head and tail. `artifacts`: side → what backends made of it. `request`: the
-    resolved options, without absolute paths. `codec`: of the wire. `exact`: no pass was lossy.
+    resolved options, without absolute paths. `codec`: of the wire. `exact`: no pass was lossy;
+    else `gate` is what all passes cost.
     """
 
     model: Model
@@ -74,6 +76,7 @@ class Parts:
     tiers: tuple[str, str] = ("device", "server")
     artifacts: Mapping[str, Sequence["Artifact"]] = field(default_factory=dict)
     exact: bool = True
+    gate: GateRecord | None = None
 
 
 @dataclass
@@ -172,7 +175,9 @@ def _fill(folder: Path, parts: Parts) -> Manifest:
         source=parts.source,
         inputs=tuple(_interface(tensor) for tensor in parts.model.inputs),
         outputs=tuple(_interface(tensor) for tensor in parts.model.outputs),
-        passes=Passes(text=parts.passes, exact=parts.exact, notes=parts.model.notes),
+        passes=Passes(
+            text=parts.passes, exact=parts.exact, notes=parts.model.notes, gate=parts.gate
+        ),
         request=_plain(parts.request),
         segments=segments,
         head_nodes=tuple(sorted(parts.split.head_nodes)),

@@ -6,23 +6,26 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splitc import backend, bundle, native, pipeline
+from splitc import backend, bundle, native
 from splitc.backend import Artifact, Target
 from splitc.bundle import Parts
 from splitc.errors import BackendError, ModelError
-from splitc.manifest import Source
+from splitc.manifest import GateRecord, Source
 from splitc.model import Model
 from splitc.parking import parked
 from splitc.plan import Plan
 from splitc.request import Request
 from splitc.scenario import Device, Scenario
 from splitc.split import Split, split
-from splitc.stages import Progress, opened, planned
+from splitc.stages import Planned, Progress, opened, planned
 from splitc.verify import Report, verify, with_checks
 from splitc.wire.codec import DTYPES
+from splitc.wire.form import form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from splitc.train import Recorder
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,12 @@ class Compiled:
 
 
 def compile_bundle(
-    model: str | Path | Model, request: Request, output: Path, progress: Progress, max_size: int
+    model: str | Path | Model,
+    request: Request,
+    output: Path,
+    progress: Progress,
+    max_size: int,
+    recorder: "Recorder | None" = None,
 ) -> Compiled:
     """Compile `model` into the folder `output`; see `splitc.compile`."""
     bundle.check_target(output)
@@ -55,8 +63,8 @@ def compile_bundle(
     progress("load", str(model) if not isinstance(model, Model) else model.source)
     loaded = parked(opened(model, request.input, max_size))
     _check_outputs(loaded)
-    after, plan = planned(loaded, request, progress)
-    after = parked(after)
+    made = planned(loaded, request, progress, recorder)
+    after, plan = parked(made.model), made.plan
     progress("split", plan.chosen.title)
     halves = split(after, plan.chosen.cut)
     progress("compile", f"{request.head_backend} and {request.tail_backend}")
@@ -68,22 +76,38 @@ def compile_bundle(
         request=recorded(request),
         plan=plan.chosen.to_json(),
         certificate=plan.certificate.to_json(),
-        codec=request.wire,
+        codec=form(request.wire)[1],
         tiers=(scenario.head.name, scenario.tail.name),
         artifacts=_artifacts(halves, scenario, request),
-        exact=all(step.exact for step in pipeline.parse(request.passes)),
+        exact=made.exact,
+        gate=gate_record(made),
     )
     with bundle.stage(output, parts) as staged:
         progress("verify", "head, wire, tail against the whole")
         report = verify(staged.folder, model=loaded)
-        made = tuple(native.check(staged.folder, staged.manifest, parts.artifacts))
-        report = with_checks(report, made)
+        loaded_code = tuple(native.check(staged.folder, staged.manifest, parts.artifacts))
+        report = with_checks(report, loaded_code)
         if report.ok:
             progress("write", str(output))
             staged.publish(report.records())
-    told = [note for made in parts.artifacts.values() for one in made for note in one.notes]
+    told = [note for side in parts.artifacts.values() for one in side for note in one.notes]
     notes = (*plan.notes, *told, *report.notes)
     return Compiled(report.ok, str(output), plan, report, notes)
+
+
+def gate_record(made: Planned) -> GateRecord | None:
+    """Return what the manifest keeps of the accuracy gate; None if no pass was lossy."""
+    if made.verdict is None:
+        return None
+    judged = {name: _rounded(value) for name, value in made.verdict.to_json().items()}
+    return GateRecord(**{name: judged[name] for name in GateRecord.__struct_fields__})
+
+
+def _rounded(value: object) -> Any:
+    """Round to what a measurement is worth: three decimals."""
+    if isinstance(value, list):
+        return tuple(map(_rounded, value))
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def _check_outputs(model: Model) -> None:
@@ -123,6 +147,9 @@ def _artifacts(
     return made
 
 
+_FILES = ("head", "tail", "link", "data", "eval", "train")
+
+
 def recorded(request: Request) -> dict[str, object]:
     """Return the resolved request as the manifest keeps it: names of profiles, no paths."""
     found: dict[str, object] = {}
@@ -130,7 +157,7 @@ def recorded(request: Request) -> dict[str, object]:
         value = getattr(request, field.name)
         if isinstance(value, Device) or hasattr(value, "uplink_mbit_s"):
             value = value.name
-        elif field.name in ("head", "tail", "link") and value is not None:
+        elif field.name in _FILES and value is not None:
             value = Path(str(value)).name
         elif field.name == "cut" and str(value).startswith("@") and str(value).endswith(".json"):
             value = "@" + Path(str(value)).name

@@ -8,6 +8,7 @@ SplitcError          exit 1: the user can fix it
 ├── BackendError     a backend is unavailable or cannot compile a segment
 ├── WireError        a frame or a peer does not keep the boundary contract
 ├── VerifyError      exit 3: the bundle is damaged, or the halves do not compute the model
+├── GateError        exit 3: a lossy pass costs more than --max-drop allows
 └── PlanError        exit 4: no plan meets the request
 
 Any other exception that escapes is a bug in splitc. Click's usage errors exit with 2.
@@ -61,6 +62,12 @@ class WireError(SplitcError):
 
 class VerifyError(SplitcError):
     """The bundle is damaged, or its halves do not compute the model."""
+
+    exit_code = 3
+
+
+class GateError(SplitcError):
+    """A lossy pass costs more accuracy than the gate allows."""
 
     exit_code = 3
 

@@ -55,15 +55,38 @@ class Source(_Record, frozen=True):
     fingerprint: str
 
 
+class GateRecord(_Record, frozen=True):
+    """What all lossy passes cost together, on the same samples before and after.
+
+    `drop`: in `unit`, positive where the optimized model is worse; `interval`: 95 % of it, by
+    `method`. `ok` is null where no `max_drop` was asked for. `random`: no data, so no accuracy.
+    """
+
+    metric: str
+    unit: str
+    before: float | None
+    after: float | None
+    drop: float | None
+    interval: tuple[float, float] | None
+    method: str
+    samples: int
+    snr_db: float | None
+    random: bool
+    max_drop: float | None
+    ok: bool | None
+
+
 class Passes(_Record, frozen=True):
     """The pipeline as text, and the lines that loading and running it had for the user.
 
-    `exact`: no pass of it may change what the model computes.
+    `exact`: no pass of it (nor of `--wire`) may change what the model computes; if one may, `gate`
+    says what it did.
     """
 
     text: str
     exact: bool = True
     notes: tuple[str, ...] = ()
+    gate: GateRecord | None = None
 
 
 class ArtifactRecord(_Record, frozen=True):

@@ -6,7 +6,7 @@ copies structure and shares tensors. Names are kept from the loaded file to the 
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -132,7 +132,7 @@ class Model:
     @cached_property
     def graph(self) -> Graph:
         """The name-level view that cuts, prices and plans work on."""
-        return build_graph(self.ir.graph)
+        return build_graph(self.ir.graph, self.cuttable)
 
     @cached_property
     def facts(self) -> Mapping[str, Fact]:
@@ -265,8 +265,11 @@ def captures(node: ir.Node) -> list[str]:
     return list(found)
 
 
-def build_graph(graph: ir.Graph) -> Graph:
-    """Build the name-level view: captures are inputs, constants stand apart."""
+def build_graph(graph: ir.Graph, loaded: Collection[str] = ()) -> Graph:
+    """Build the name-level view: captures are inputs, constants stand apart.
+
+    `loaded`: names that the user knows; see `narrows`.
+    """
     inputs = tuple(str(value.name) for value in graph.inputs)
     fixed = set(graph.initializers)
     nodes: list[Node] = []
@@ -277,7 +280,7 @@ def build_graph(graph: ir.Graph) -> Graph:
         data = tuple(name for name in read if name not in fixed)
         outputs = tuple(out.name for out in node.outputs if out.name)
         weights = tuple(name for name in read if name in fixed)
-        made = Node(identity(node), node.op_type, data, outputs, weights, narrows(node))
+        made = Node(identity(node), node.op_type, data, outputs, weights, narrows(node, loaded))
         if data or random(node):
             nodes.append(made)
         else:
@@ -287,10 +290,14 @@ def build_graph(graph: ir.Graph) -> Graph:
     return Graph(inputs, outputs, tuple(nodes), tuple(constants))
 
 
-def narrows(node: ir.Node) -> bool:
-    """Tell whether a node makes fewer bits of each value: it quantizes, or halves a float."""
+def narrows(node: ir.Node, loaded: Collection[str] = ()) -> bool:
+    """Tell whether a node makes fewer bits of each value: it quantizes, or halves a float.
+
+    A Cast whose output the user knows by its own name is an operator like any other.
+    """
     if node.op_type == "Cast" and "to" in node.attributes:
-        return node.attributes["to"].as_int() in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+        half = node.attributes["to"].as_int() in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+        return half and node.outputs[0].name not in loaded
     return node.op_type == "QuantizeLinear"
 
 

@@ -29,6 +29,12 @@ class Request:
     head_backend: str = "onnxruntime"
     tail_backend: str = "onnxruntime"
     wire: str = "raw"
+    data: str | None = None
+    eval: str | None = None
+    preprocess: str | None = None
+    metric: str | None = None
+    max_drop: float | None = None
+    train: str | None = None
     input: tuple[str, ...] = ()
     input_codec: str | None = None
     strict: bool = False

@@ -41,6 +41,19 @@ class Boundary:
                 waiting += [graph.producer[t] for t in read if t in graph.producer]
         return frozenset(found)
 
+    def sending(self, model: Model) -> frozenset[str]:
+        """Return the head with those narrowing nodes that alone carry a tensor to the tail.
+
+        What they make crosses then, in fewer bits. A head without nodes stays without.
+        """
+        graph, head = model.graph, self.head(model)
+        found = set(head)
+        for name in self.tensors if head else ():
+            beyond = [node for node in graph.readers[name] if node not in head]
+            if len(beyond) == 1 and graph.by_id[beyond[0]].narrows:
+                found.add(beyond[0])
+        return frozenset(found)
+
 
 def check(scope: str) -> None:
     """Raise `ValueError` unless `scope` is one of `SCOPES` (for a pass's `__post_init__`)."""

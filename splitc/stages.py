@@ -1,19 +1,28 @@
 """The first stages of the main job, which `plan` and `compile` share: open, run passes, plan."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from splitc import pipeline
-from splitc.cuts import INPUT, OUTPUT, crossing, parted
+from splitc.cuts import INPUT, OUTPUT, Cut, crossing, of_head, parted
 from splitc.errors import RequestError
 from splitc.ingest import load
+from splitc.judging import Judge, Step, tunes
 from splitc.model import DEFAULT_MAX_SIZE, InputSpec, Model
+from splitc.pipeline import Pass, Resources, late, side
 from splitc.request import Request
+from splitc.scope import Boundary
+from splitc.units import si
+from splitc.wire.form import form
 
 if TYPE_CHECKING:
+    from splitc.accuracy import Verdict
     from splitc.plan import Plan
+    from splitc.train import Recipe, Recorder
 
 Progress = Callable[[str, str], None]
 """Called as `progress(stage, detail)` when a stage begins."""
@@ -34,25 +43,168 @@ def opened(
     return load(model, input=input, max_size=max_size)
 
 
-def planned(model: Model, request: Request, progress: Progress = quiet) -> "tuple[Model, Plan]":
-    """Run the passes on `model` and plan the result: (the model that was planned, its plan)."""
+@dataclass(frozen=True)
+class Planned:
+    """What the first stages made. `model`: after the passes; `steps`: what each of them did.
+
+    `verdict`: what all lossy passes cost together, None if there was none.
+    """
+
+    model: Model
+    plan: "Plan"
+    steps: tuple[Step, ...] = ()
+    verdict: "Verdict | None" = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether no pass may change what the model computes."""
+        return all(step.exact for step in self.steps)
+
+
+def planned(
+    model: Model,
+    request: Request,
+    progress: Progress = quiet,
+    recorder: "Recorder | None" = None,
+) -> Planned:
+    """Run the passes on `model` and plan the result.
+
+    Passes that need the cut run in a second round, after the plan; then the cut is priced again.
+    Raises `GateError` when a lossy pass breaks `--max-drop`.
+    """
+    passes = steps_of(request)
+    judge = Judge(
+        model,
+        replace(resources(model, request), recorder=recorder),
+        told=progress,
+        split=any(map(tunes, passes)),
+    )
+    progress("passes", request.passes or "none")
+    first = judge.run([p for p in passes if not late(p)], model, pin=pins(model, request.cut))
+    progress("plan", f"{len(first.graph.nodes)} nodes")
+    found = _chosen(first, request, _surviving(request.cut, model, first))
+    after = first
+    if rest := [p for p in passes if late(p)]:
+        boundary = Boundary(found.chosen.cut.tensors, early(first, found.chosen.cut))
+        after = _second_round(judge, rest, first, boundary, request)
+        again = _chosen(after, request, of_head(after.graph, boundary.sending(after)))
+        found = replace(again, notes=(_both(found, again), *again.notes))
+    notes = (*found.notes, *judge.notes(), *after.notes)
+    return Planned(after, replace(found, notes=notes), tuple(judge.steps), judge.last)
+
+
+@contextmanager
+def recording(
+    request: Request, output: Path | None, resume: bool, progress: Progress
+) -> "Iterator[Recorder | None]":
+    """Give training a place for its checkpoints, beside `output`; a finished run takes them away.
+
+    None where nothing is trained. Raises `RequestError` where there is nothing to resume.
+    """
+    if request.train is None:
+        if resume:
+            raise RequestError("--resume takes up training", hint="--train recipe.toml")
+        yield None
+        return
+    from splitc.train import FolderRecorder
+
+    folder = (output or Path("splitc")).absolute()
+    place = folder.with_name(f"{folder.name}.checkpoint")
+    if resume and not place.exists():
+        raise RequestError("there is no checkpoint to resume", where=str(place))
+    yield FolderRecorder(place, resume=resume, progress=progress)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def steps_of(request: Request) -> tuple[Pass, ...]:
+    """Return the passes of `--passes`, and the one that `--wire int8` or `fp16` stands for."""
+    dtype, _ = form(request.wire)
+    text = f'narrow-boundary{{dtype = "{dtype}"}}' if dtype else ""
+    return pipeline.parse(request.passes) + pipeline.parse(text)
+
+
+def resources(model: Model, request: Request) -> Resources:
+    """Load what `--data`, `--eval`, `--metric` and `--train` name."""
+    given = {"--data": request.data, "--eval": request.eval, "--metric": request.metric}
+    if request.preprocess and not (request.data or request.eval):
+        raise RequestError("--preprocess reads the images of --data or --eval", hint="--data DIR")
+    if request.max_drop is not None and not request.max_drop >= 0:
+        raise RequestError(f"--max-drop {request.max_drop} is below 0", hint="--max-drop 1.0")
+    if not any(given.values()) and request.train is None:
+        return Resources(max_drop=request.max_drop)
+    from splitc import accuracy, data
+
+    read = [
+        data.load(path, model, _preprocess(path, request)) if path else None
+        for path in (request.data, request.eval)
+    ]
+    judged = read[1] or read[0]
+    if request.metric and judged is None:
+        raise RequestError("--metric needs data to measure on", hint="--eval FILE or --data FILE")
+    return Resources(
+        data=read[0],
+        evaluation=read[1],
+        metric=accuracy.metric(request.metric, judged) if judged is not None else None,
+        max_drop=request.max_drop,
+        recipe=_recipe(request),
+    )
+
+
+def _preprocess(path: str | Path, request: Request) -> str | None:
+    """Return the user's function for a folder; an archive needs none, though the other may."""
+    both = request.data and request.eval
+    return request.preprocess if Path(path).is_dir() or not both else None
+
+
+def _recipe(request: Request) -> "Recipe | None":
+    if request.train is None:
+        return None
+    from splitc.train import recipe
+
+    return recipe(request.train)
+
+
+def _chosen(model: Model, request: Request, cut: str | Sequence[str] | Cut) -> "Plan":
     from splitc.plan.choose import plan as choose
 
-    scenario = request.scenario()
-    progress("passes", request.passes or "none")
-    after = pipeline.run(pipeline.parse(request.passes), model, pin=pins(model, request.cut))
-    progress("plan", f"{len(after.graph.nodes)} nodes")
-    found = choose(
-        after,
-        scenario,
-        cut=_surviving(request.cut, model, after),
+    return choose(
+        model,
+        request.scenario(),
+        cut=cut,
         top=request.top,
         max_tensors=request.max_tensors,
         input_codec=request.input_codec,
         strict=request.strict,
-        refusals=refusals(after, request),
+        refusals=refusals(model, request),
     )
-    return after, replace(found, notes=(*found.notes, *after.notes))
+
+
+def early(model: Model, cut: Cut) -> tuple[str, ...]:
+    """Return the graph outputs that the head makes."""
+    maker = model.graph.producer
+    return tuple(o for o in model.graph.outputs if maker.get(o) in cut.head_nodes)
+
+
+def _second_round(
+    judge: Judge, passes: Sequence[Pass], model: Model, boundary: Boundary, request: Request
+) -> Model:
+    """Run the passes that need the cut, each with the machine of its side."""
+    from splitc.backend import Target
+
+    scenario = request.scenario()
+    machines = {"head": Target.of(scenario.head), "tail": Target.of(scenario.tail)}
+    pin = [name for name in boundary.tensors if name in model.graph.producer]
+    for step in passes:
+        target = machines.get(side(step))
+        model = judge.run((step,), model, pin=pin, boundary=boundary, target=target)
+    return model
+
+
+def _both(first: "Plan", again: "Plan") -> str:
+    """Say what the second round did to the price of the cut."""
+    unit = "s" if first.objective == "latency" else "J"
+    costs = [si(one.chosen.cost(one.objective), unit) for one in (first, again)]
+    return f"the cut was chosen at {costs[0]}; after the passes of its sides it costs {costs[1]}"
 
 
 def refusals(model: Model, request: Request) -> dict[str, Mapping[str, str]]:

@@ -108,13 +108,19 @@ def test_optimize(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     argv = ("optimize", model, "--passes", "simplify", "-o", str(out))
     assert main([*argv, "--print-after", "simplify", "--time-passes"]) == 0
     text, said = capsys.readouterr()
-    assert text == f"wrote {out}\n"
+    assert text.endswith(f"wrote {out}\n")
+    assert "file bytes" in text
     assert "GlobalAveragePool" in said
     assert "simplify: 5 -> " in said
     onnx.checker.check_model(str(out), full_check=True)
     made = json.loads(printed(capsys, *argv, "--json"))
     assert made["output"] == str(out)
-    assert [step["name"] for step in made["passes"]] == ["simplify"]
+    (step,) = made["passes"]
+    assert (step["name"], step["options"], step["exact"]) == ("simplify", {}, True)
+    assert {step[key] for key in ("metric_before", "metric_after", "samples")} == {None}
+    for size in (made["before"], made["after"]):
+        assert set(size) == {"macs", "int8_mac_share", "weight_bytes", "file_bytes", "nodes"}
+    assert made["after"]["file_bytes"] == out.stat().st_size
 
 
 def test_the_main_job(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,7 @@ def the_network() -> tuple[np.ndarray, np.ndarray]:
 def the_cuts(folder: Path) -> None:
     """Plan for every device and link; print the winners and write every addend to plans.json."""
     title(f"2. The best cut on every link, server {SERVER}, batch 1, milliseconds")
-    model = splitc.optimize(MODEL, passes="simplify")
+    model = splitc.optimize(MODEL, passes="simplify").model
     pairs = [(device, link) for device in DEVICES for link in scenario.links()]
     plans: dict[str, dict[str, Any]] = {device: {} for device in DEVICES}
     for device, link in progress(pairs, "planning"):

@@ -2,7 +2,7 @@
 
 from splitc.accuracy.gate import Gate, Score, Verdict, judge, measure
 from splitc.accuracy.metrics import Agreement, Custom, Metric, Top1, metric
-from splitc.accuracy.results import Results, predict, snr_db
+from splitc.accuracy.results import Results, joined, predict, snr_db
 
 __all__ = [
     "Agreement",
@@ -13,6 +13,7 @@ __all__ = [
     "Score",
     "Top1",
     "Verdict",
+    "joined",
     "judge",
     "measure",
     "metric",

@@ -125,7 +125,11 @@ class Gate:
 
         Raises `RequestError` if the metric cannot be computed, or is no number for the original.
         """
-        before, after = self._results(self._reference), self._results(self._run(changed))
+        return self.compare(self._run(changed), max_drop)
+
+    def compare(self, outputs: Outputs, max_drop: float | None = None) -> Verdict:
+        """Return what it costs to answer `outputs` (first axis = samples) instead; see `judge`."""
+        before, after = self._results(self._reference), self._results(outputs)
         base, higher = self._value(before)
         value, _ = self._value(after)
         if not math.isfinite(base):

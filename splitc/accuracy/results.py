@@ -59,7 +59,8 @@ def predict(
             parts[name].append(array)
     filled = (fixed_batch(model) or 1) > 1
     return {
-        name: _joined(name, made, len(data), filled, model.source) for name, made in parts.items()
+        name: joined(name, made, len(data), model.source, filled=filled)
+        for name, made in parts.items()
     }
 
 
@@ -75,23 +76,27 @@ def _batch(model: Model, data: Dataset, names: Sequence[str]) -> int:
     return max(1, min(_LARGEST_BATCH, _BYTES_AT_A_TIME // max(sample, 1)))
 
 
-def _joined(
-    name: str, parts: list[NDArray[Any]], count: int, filled: bool, where: str
+def joined(
+    name: str, parts: Sequence[NDArray[Any]], count: int, where: str, *, filled: bool = False
 ) -> NDArray[Any]:
-    """Put batches together; `filled`: the last may hold more than the samples that are left."""
+    """Put the answers of several runs together: first axis = `count` samples, read-only.
+
+    `filled`: the last run may hold more than the samples that are left. Raises `ModelError` where
+    samples cannot be told apart.
+    """
     alone = len(parts) == count and not filled
     if alone and any(part.shape[:1] != (1,) for part in parts):
-        joined = np.stack(parts)
+        whole = np.stack(parts)
     elif all(part.ndim for part in parts) and sum(map(len, parts)) >= count:
-        joined = np.concatenate(parts)[:count]
+        whole = np.concatenate(parts)[:count]
     else:
         raise ModelError(
             f"output {name!r} has no axis in front that counts the samples of a batch",
             where=where,
             hint="--input with a batch of 1 runs one sample at a time",
         )
-    joined.flags.writeable = False
-    return joined
+    whole.flags.writeable = False
+    return whole
 
 
 def snr_db(want: NDArray[Any], got: NDArray[Any]) -> float:

@@ -8,6 +8,7 @@ import click
 from splitc.cli import config
 from splitc.cli.options import (
     Progress,
+    data_options,
     emit,
     example,
     input_option,
@@ -15,6 +16,7 @@ from splitc.cli.options import (
     max_size_option,
     parse_size,
     progress_option,
+    resume_option,
     stacked,
     table,
 )
@@ -50,7 +52,14 @@ request_options = stacked(
     click.option(
         "--tail-backend", default="onnxruntime", show_default=True, help="What compiles the tail."
     ),
-    click.option("--wire", default="raw", show_default=True, help="Codec: raw or zstd."),
+    click.option(
+        "--wire",
+        default="raw",
+        show_default=True,
+        metavar="raw|zstd|int8|fp16[+zstd]",
+        help="How tensors cross: packed by a codec, floats as int8 or fp16.",
+    ),
+    *data_options,
     input_option,
     click.option(
         "--input-codec", metavar="f32|u8|jpeg:BYTES", help="How the input really arrives."
@@ -99,6 +108,7 @@ def plan(ctx: click.Context, /, **options: Any) -> None:
 )
 @request_options
 @click.option("-o", "--output", default="bundle", show_default=True, help="Folder of the bundle.")
+@resume_option
 @click.pass_context
 def compile_(ctx: click.Context, /, **options: Any) -> int:
     """Plan, split, compile both halves, verify them, and write the bundle."""

@@ -9,7 +9,8 @@ from click.core import ParameterSource
 
 from splitc.errors import RequestError, did_you_mean
 
-_OWN = ("config_file", "dry_run", "as_json", "progress")
+_OWN = ("config_file", "dry_run", "as_json", "progress", "resume")
+_NUMBERS = ("max_drop",)
 
 
 def resolved(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any] | None:
@@ -38,15 +39,22 @@ def _from_file(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
         hint = did_you_mean(key, known)
         raise RequestError(f"unknown key {key!r}", where=str(path), hint=hint)
     for key, value in table.items():
-        wanted = type(options[key]) if options[key] is not None else str
-        if wanted is tuple:
-            wanted = list
-        if type(value) is not wanted:
-            raise RequestError(f"{key} = {value!r:.80} is no {wanted.__name__}", where=str(path))
-        if wanted is list and not all(isinstance(item, str) for item in value):
-            raise RequestError(f"{key} = {value!r:.80} holds what is no text", where=str(path))
+        _check_type(key, value, options[key], path)
     typed = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
     return {k: v for k, v in table.items() if ctx.get_parameter_source(k) not in typed}
+
+
+def _check_type(key: str, value: object, usual: object, path: str) -> None:
+    """Raise `RequestError` unless `value` is of the type that the option has."""
+    if key in _NUMBERS:
+        wanted: type = float
+    else:
+        wanted = list if isinstance(usual, tuple) else str if usual is None else type(usual)
+    fits = type(value) is wanted or (wanted is float and type(value) is int)
+    if not fits:
+        raise RequestError(f"{key} = {value!r:.80} is no {wanted.__name__}", where=path)
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        raise RequestError(f"{key} = {value!r:.80} holds what is no text", where=path)
 
 
 def _toml(options: dict[str, Any]) -> str:

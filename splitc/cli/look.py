@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from splitc.cli.options import (
+    Progress,
+    data_options,
     emit,
     example,
     input_option,
@@ -13,6 +15,8 @@ from splitc.cli.options import (
     max_size_option,
     model_argument,
     parse_size,
+    progress_option,
+    resume_option,
     stacked,
     table,
     writable,
@@ -21,6 +25,7 @@ from splitc.cli.options import (
 if TYPE_CHECKING:
     from splitc.cuts import CutList
     from splitc.inspection import Inspection
+    from splitc.optimizing import Optimized
 
 passes_option = click.option("--passes", help="Look at the graph after these passes.")
 looking = stacked(model_argument, input_option, passes_option, max_size_option, json_option)
@@ -85,17 +90,23 @@ def show_cuts(found: "CutList") -> None:
 
 @click.command(
     epilog=example(
-        "splitc optimize net.onnx --passes simplify -o small.onnx --print-after simplify"
+        "splitc optimize net.onnx --passes simplify -o small.onnx --print-after simplify",
+        "splitc optimize net.onnx --passes 'quantize{mixed = true}' --data calib.npz "
+        "--eval eval.npz --max-drop 1.0 -o int8.onnx",
     )
 )
 @model_argument
 @click.option("--passes", required=True, help="Pipeline, such as 'simplify, prune{ratio = 0.3}'.")
 @click.option("-o", "--output", required=True, help="ONNX file to write.")
 @click.option("--cut", help="Where to cut, for passes that work on one side.")
+@stacked(*data_options)
+@click.option("--search", is_flag=True, help="Find ratio and precision that --max-drop allows.")
+@resume_option
 @click.option("--print-after", metavar="NAME", help="Print the graph after this pass (stderr).")
 @click.option("--time-passes", is_flag=True, help="Print what each pass took (stderr).")
 @input_option
 @max_size_option
+@progress_option
 @json_option
 def optimize(
     model: str,
@@ -103,29 +114,38 @@ def optimize(
     max_size: str,
     print_after: str | None,
     time_passes: bool,
+    progress: str,
     **options: Any,
-) -> None:
-    """Run passes on a model and write the result."""
+) -> int:
+    """Run passes on a model, judge the lossy ones, and write the result."""
     import splitc
     from splitc.pipeline import Pass
 
-    steps: list[dict[str, object]] = []
-
     def observe(step: Pass, before: Any, after: Any, seconds: float) -> None:
         counts = len(before.ir.graph), len(after.ir.graph)
-        steps.append({"name": step.name, "seconds": seconds, "nodes": list(counts)})
         if time_passes:
             click.echo(f"{step.name}: {counts[0]} -> {counts[1]} nodes, {seconds:.2f} s", err=True)
         if print_after == step.name:
             click.echo(after.text(), err=True, nl=False)
 
     writable(Path(options["output"]))
-    made = splitc.optimize(model, observe=observe, max_size=parse_size(max_size), **options)
-    for note in made.notes:
-        click.echo(f"note: {note}", err=True)
-    if as_json:
-        import json
+    options["max_size"] = parse_size(max_size)
+    with Progress(progress) as told:
+        made = splitc.optimize(model, observe=observe, progress=told, **options)
+    emit(made, as_json, show_optimized)
+    return 0 if made.ok else 3
 
-        click.echo(json.dumps({"output": options["output"], "passes": steps}))
+
+def show_optimized(made: "Optimized") -> None:
+    """Print sizes before and after, what the passes cost, and where the result is."""
+    rows = []
+    for name in made.before.__dataclass_fields__:
+        old, new = getattr(made.before, name), getattr(made.after, name)
+        shown = (f"{old:.1%}", f"{new:.1%}") if isinstance(old, float) else (f"{old:,}", f"{new:,}")
+        share = f"{new / old:.2f} x" if old and name != "int8_mac_share" else ""
+        rows.append((name.replace("_", " "), *shown, share))
+    table("", ("", ">before", ">after", ">"), rows)
+    if made.broken_by:
+        click.echo(f"pass {made.broken_by!r} breaks the accuracy gate: nothing was written")
     else:
-        click.echo(f"wrote {options['output']}")
+        click.echo(f"wrote {made.output}")

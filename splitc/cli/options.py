@@ -35,6 +35,30 @@ progress_option = click.option(
 model_argument = click.argument("model", metavar="MODEL")
 
 
+data_options = (
+    click.option(
+        "--data",
+        metavar="NPZ|FOLDER",
+        help="Samples to calibrate or train with: an .npz with one array per input (labels under "
+        "'label'), or an image folder with labels.csv.",
+    ),
+    click.option("--eval", metavar="NPZ|FOLDER", help="Other samples, to judge lossy passes with."),
+    click.option(
+        "--preprocess", metavar="PKG.MOD:FN", help="Reads one image of a folder; RUNS that code."
+    ),
+    click.option(
+        "--metric",
+        metavar="NAME|PKG.MOD:FN",
+        help="top1 (with labels), agreement, or your function.  [default: what the labels allow]",
+    ),
+    click.option(
+        "--max-drop", type=float, help="Exit 3 when lossy passes cost more of the metric (points)."
+    ),
+    click.option("--train", metavar="RECIPE.TOML", help="How passes that train do it."),
+)
+resume_option = click.option("--resume", is_flag=True, help="Take up interrupted training.")
+
+
 def stacked(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
     """Apply several option decorators, first listed first in the help."""
 

@@ -1,5 +1,7 @@
 """What a tensor's trip costs: exact encoded bytes, and the seconds to encode, send and decode.
 
+Under `--wire int8` or `fp16` a float that a node makes counts one or two bytes an element.
+
     seconds per byte = 8 / rate · (1 + overhead / payload) / (1 − loss) / duty
 
 Packet headers, repeated packets (ARQ: each byte is sent 1/(1−p) times on average) and the share
@@ -8,10 +10,15 @@ of air time are linear in the bytes, so the price of a cut stays a sum over tens
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from splitc.model import Model
 from splitc.scenario import Link, Scenario
 from splitc.wire import codec
+from splitc.wire.form import BYTES, form
 from splitc.wire.frame import fixed_bytes, record_bytes
 
 _ZSTD_ENCODE, _ZSTD_DECODE = 162e6, 377e6
@@ -52,13 +59,14 @@ def wire_prices(model: Model, scenario: Scenario) -> WirePrices:
     facts, link = model.facts, scenario.link
     plain = {t for t, fact in facts.items() if fact.dtype in codec.DTYPES}
     names = [t for t in model.graph.tensors if t in plain]
-    codec.get(scenario.wire)
-    payload, note = {t: facts[t].nbytes for t in names}, ""
-    if scenario.wire != "raw":
-        payload, note = _measured(model, names, scenario.wire)
+    narrow, packed = form(scenario.wire)
+    shrunk = {t: _width(model, t, narrow) for t in names}
+    payload = {t: facts[t].elements * shrunk[t] or facts[t].nbytes for t in names}
+    note = ""
+    if coded := packed != codec.Raw.name:
+        payload, note = _measured(model, names, packed, {t: narrow for t in names if shrunk[t]})
     records = {t: record_bytes(len(facts[t].shape)) for t in names}
     raw = {t: facts[t].nbytes for t in plain}
-    coded = scenario.wire != "raw"
     return WirePrices(
         bytes={t: payload[t] + records[t] for t in names},
         encode_s={
@@ -85,7 +93,26 @@ def _rate(bandwidth_gb_s: float, coded: bool, encode: bool) -> float:
     return (_ZSTD_ENCODE if encode else _ZSTD_DECODE) * min(bandwidth_gb_s / _REFERENCE_GB_S, 2.0)
 
 
-def _measured(model: Model, names: list[str], wire: str) -> tuple[dict[str, int], str]:
+def _width(model: Model, name: str, narrow: str | None) -> int:
+    """Return the bytes an element has once it is narrowed; 0 for a tensor that crosses as it is.
+
+    Narrowed is a float that a node makes: graph inputs cross as they are given.
+    """
+    wide = name in model.graph.producer and model.facts[name].dtype in ("float32", "float64")
+    return BYTES[narrow] if narrow and wide else 0
+
+
+def _as(values: NDArray[Any], narrow: str | None) -> NDArray[Any]:
+    """Return values as they cross: as they are, cast, or on 255 steps over their range."""
+    if narrow is None or narrow == "float16":
+        return values if narrow is None else values.astype(np.float16)
+    largest = float(np.max(np.abs(values), initial=0.0)) or 1.0
+    return np.rint(values * (127 / largest)).astype(np.int8)
+
+
+def _measured(
+    model: Model, names: list[str], wire: str, narrow: Mapping[str, str | None]
+) -> tuple[dict[str, int], str]:
     """Encode what the network makes of drawn inputs; the larger of the samples counts."""
     from splitc.execute import run, session
     from splitc.feeds import draw_samples
@@ -97,6 +124,7 @@ def _measured(model: Model, names: list[str], wire: str) -> tuple[dict[str, int]
     for feeds in draw_samples(model, _SAMPLES):
         values = {**feeds, **run(opened, feeds, made, model.source)}
         for name in names:
-            size = min(len(chosen.encode(values[name])), values[name].nbytes)
+            sent = _as(values[name], narrow.get(name))
+            size = min(len(chosen.encode(sent)), sent.nbytes)
             sizes[name] = max(sizes[name], size)
     return sizes, f"sizes under {wire} are measured on {_SAMPLES} random inputs; real data differ"

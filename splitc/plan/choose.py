@@ -28,14 +28,14 @@ def plan(
     model: Model,
     scenario: Scenario,
     *,
-    cut: str | Sequence[str] = "auto",
+    cut: str | Sequence[str] | Cut = "auto",
     top: int = 50,
     max_tensors: int = 3,
     input_codec: str | None = None,
     strict: bool = False,
     refusals: Refusals | None = None,
 ) -> Plan:
-    """Choose the cut of `model` in `scenario`, or price the one that `cut` names.
+    """Choose the cut of `model` in `scenario`, or price the one that `cut` names, or is.
 
     `refusals`: side → node → why its backend cannot take it; such a node stays on the other side.
     `top`: how many entries of the ranking to keep, 0 = all. Raises `PlanError` when nothing is
@@ -44,7 +44,8 @@ def plan(
     table, refused, objective = cost.table(model, scenario), refusals or {}, scenario.objective
     closure = Closure(model.graph)
     found = optimum(table, refused)
-    pinned = None if cut == "auto" else _pinned(table, named(model.graph, cut, closure), refused)
+    wanted = None if cut == "auto" else named(model.graph, cut, closure)
+    pinned = None if wanted is None else _pinned(table, wanted, refused)
     cuts = listed(table.graph, max_tensors=max_tensors, allowed=cuttable(model), closure=closure)
     heads = {one.head_nodes: one for one in (*ends(table.graph, found.head_nodes), *cuts)}
     if pinned:
@@ -60,7 +61,7 @@ def plan(
         ranked=kept(ranked, chosen, top),
         certificate=_proof(found, entries, best.cost(objective), objective),
         notes=(
-            *_unbeaten(chosen, best, ranked[0], objective, strict),
+            *_unbeaten(chosen, best, ranked[0], objective, strict, isinstance(cut, Cut)),
             *_remarks(table, chosen, refused, guessed(table, input_codec)),
         ),
         estimates=table.estimates,
@@ -181,8 +182,13 @@ def _held(table: CostTable, entry: Entry) -> bool:
     )
 
 
-def _unbeaten(chosen: Entry, best: Entry, first: Entry, objective: str, strict: bool) -> list[str]:
-    """Say what beats the chosen cut; `PlanError` with `strict` if splitc cannot emit the winner."""
+def _unbeaten(
+    chosen: Entry, best: Entry, first: Entry, objective: str, strict: bool, again: bool
+) -> list[str]:
+    """Say what beats the chosen cut; `PlanError` with `strict` if splitc cannot emit the winner.
+
+    `again`: the cut was chosen before passes changed its sides.
+    """
     lines: list[str] = []
     if not first.emittable:
         text = (
@@ -193,7 +199,8 @@ def _unbeaten(chosen: Entry, best: Entry, first: Entry, objective: str, strict: 
             raise PlanError(text, hint="leave --strict out to take the best that splitc can emit")
         lines.append(text)
     if chosen.cost(objective) > best.cost(objective):
-        lines.append(f"the named cut costs more than the best: {best.title}")
+        what = "after the passes of its sides this" if again else "the named"
+        lines.append(f"{what} cut costs more than the best: {best.title}")
     return lines
 
 

@@ -10,8 +10,10 @@ from splitc.errors import RequestError
 from splitc.graph import Graph
 
 
-def named(graph: Graph, cut: str | Sequence[str], closure: Closure | None = None) -> Cut:
+def named(graph: Graph, cut: str | Sequence[str] | Cut, closure: Closure | None = None) -> Cut:
     """Return the cut that `--cut` names; ``@plan.json`` replays the chosen cut of a plan."""
+    if isinstance(cut, Cut):
+        return of_head(graph, cut.head_nodes)
     if isinstance(cut, str) and cut.startswith("@") and cut.endswith(".json"):
         return of_head(graph, replayed(cut, graph))
     return resolve(graph, cut, closure)
