@@ -384,6 +384,14 @@ def test_weights_in_another_file_are_read(tmp_path: Path) -> None:
     compare(splitc.load(tmp_path / "m.onnx"), HERE, tmp_path / "code")
 
 
+def test_an_index_out_of_range_reads_the_nearest_element(tmp_path: Path) -> None:
+    artifact = compare(NETWORKS["integers"], HERE, tmp_path)
+    table = np.arange(45, dtype=np.float32).reshape(9, 5)
+    feeds = {"i": np.array([8, 10**9, -9, -(10**9)]), "t": table}
+    got = backend.get("tvm").load(artifact)(feeds)["y"]
+    np.testing.assert_array_equal(got, table[[8, 8, 0, 0]])
+
+
 def test_wrong_feeds_are_errors(tmp_path: Path) -> None:
     artifact = compare(NETWORKS["integers"], HERE, tmp_path)
     run = backend.get("tvm").load(artifact)
@@ -435,6 +443,19 @@ def test_same_segment_same_bytes(tmp_path: Path) -> None:
 def test_real_networks(name: str, shared: Path, tmp_path: Path) -> None:
     inputs = ("input=1x512",) if "silero" in name else ()
     compare(splitc.load(shared / "models" / f"{name}.onnx", input=inputs), HERE, tmp_path)
+
+
+def test_what_a_mask_hides_is_zero_and_not_subnormal(tmp_path: Path) -> None:
+    body = (
+        "g (float[4,8] x) => (float[4,8] y, float[4,8] z) { y = Softmax<axis = -1>(x)  z = Exp(x) }"
+    )
+    artifact = placed(backend.get("tvm").compile(text(body), HERE), tmp_path)
+    x = np.linspace(-2, 2, 32, dtype=np.float32).reshape(4, 8)
+    x[:, ::2] = np.array([[-1e4], [-1e38], [-np.inf], [-100.0]], np.float32)
+    got = backend.get("tvm").load(artifact)({"x": x})
+    assert (got["y"][:, ::2] == 0).all()
+    assert (got["z"][:, ::2] == 0).all()
+    np.testing.assert_allclose(got["y"], evaluate(text(body), {"x": x})["y"], rtol=0, atol=1e-6)
 
 
 ACCURATE = {"Sigmoid": 1e-6, "Tanh": 1e-6, "Exp": 5e-7, "Erf": 1e-6}

@@ -8,6 +8,7 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
 
+from splitc.backends.tvm.bounds import clipped
 from splitc.backends.tvm.layout import channels_last
 from splitc.backends.tvm.legalize import rules
 from splitc.backends.tvm.machine import Machine
@@ -67,7 +68,7 @@ def _kernels(module: Any, machine: Machine) -> Any:
         passes.CanonicalizeBindings(),
         passes.FoldConstant(),
     ]
-    module = tvm.transform.Sequential(first)(module)
+    module = tvm.transform.Sequential(first)(clipped(module))
     module = channels_last(module)
     own = rules(machine)
     then = [
