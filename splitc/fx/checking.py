@@ -1,0 +1,161 @@
+"""Compare a lifted module with onnxruntime, and find where it begins to differ."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from splitc.comparison import relative_error
+from splitc.errors import ModelError
+from splitc.execute import evaluate
+from splitc.feeds import draw
+from splitc.fx.layouts import to_numpy, to_torch
+from splitc.fx.wide import batches
+from splitc.model import Fact, Model
+
+TOLERANCE = 1e-5
+"""Largest max|a−b| / max|b| of a lifted output against onnxruntime's."""
+_BATCHES = (1, 3)
+_AT_A_TIME = 96 * 2**20
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def checked(model: Model, module: fx.GraphModule, *, tolerance: float) -> float:
+    """Return the worst error of the module against `model` in onnxruntime on drawn inputs.
+
+    A symbolic batch is tried at 1 and 3. Raises `ModelError` naming the first tensor that differs.
+    """
+    worst = 0.0
+    for feeds in samples(model):
+        want = evaluate(model, feeds, _wanted(model, module), optimize=False)
+        values = {**want, **feeds}
+        got = run(module, values)
+        for name in module.meta["outputs"]:
+            error = relative_error(got[name], want[name])
+            worst = max(worst, error)
+            if not error <= tolerance:
+                raise _diverged(model, module, feeds, values, name, error, tolerance)
+    return worst
+
+
+def samples(model: Model) -> Iterator[dict[str, NDArray[Any]]]:
+    """Draw inputs at batch 1, and at 3 if the batch is symbolic and the graph takes 3."""
+    open_ = batches(model)
+    for seed, batch in enumerate(_BATCHES if open_ else (1,)):
+        facts = {name: _at(model, name, batch) for name in model.graph.inputs}
+        feeds = draw(model, facts, seed, model.facts)
+        if batch > 1 and not _takes(model, feeds):
+            return
+        yield feeds
+
+
+def _takes(model: Model, feeds: Arrays) -> bool:
+    """Tell whether the graph takes such inputs: some bake a batch of 1 in."""
+    try:
+        evaluate(model, feeds, optimize=False)
+    except ModelError:
+        return False
+    return True
+
+
+def _at(model: Model, name: str, batch: int) -> Fact:
+    fact, open_ = model.facts[name], batches(model)
+    dims = next(t.shape for t in model.inputs if t.name == name)
+    shape = tuple(batch if d in open_ else n for d, n in zip(dims, fact.shape, strict=True))
+    return Fact(fact.dtype, shape, fact.nbytes)
+
+
+def _wanted(model: Model, module: fx.GraphModule) -> list[str]:
+    names = (*module.meta["inputs"], *module.meta["outputs"])
+    return list(dict.fromkeys(n for n in names if n not in model.graph.inputs)) or list(names)
+
+
+def run(module: fx.GraphModule, values: Arrays) -> dict[str, NDArray[Any]]:
+    """Call a lifted module on the arrays that its inputs are called; return output → array."""
+    inputs = [to_torch(np.asarray(values[name])) for name in module.meta["inputs"]]
+    with torch.no_grad():
+        made = module(*inputs)
+    outputs = made if isinstance(made, tuple) else (made,)
+    return dict(zip(module.meta["outputs"], map(_array, outputs), strict=True))
+
+
+def _array(value: Any) -> NDArray[Any]:
+    tensor = value if isinstance(value, torch.Tensor) else torch.tensor(value)
+    plain = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return to_numpy(plain, np.dtype(str(plain.dtype).removeprefix("torch.")))
+
+
+def _diverged(
+    model: Model,
+    module: fx.GraphModule,
+    feeds: Arrays,
+    values: Arrays,
+    output: str,
+    error: float,
+    tolerance: float,
+) -> ModelError:
+    first, off = first_divergence(model, module, feeds, values, tolerance) or (output, error)
+    op_type = node.op_type if (node := model.values[first].producer()) is not None else "input"
+    return ModelError(
+        f"the torch module computes something else: output {output!r} is off by {error:.1e} "
+        f"(at most {tolerance:.0e})",
+        where=f"the first tensor that differs is {first!r}, made by {op_type} (by {off:.1e})",
+        hint="this is a bug of splitc's lift, or float32 cannot tell: try a tolerance",
+    )
+
+
+def first_divergence(
+    model: Model, module: fx.GraphModule, feeds: Arrays, values: Arrays, tolerance: float
+) -> tuple[str, float] | None:
+    """Return the first tensor whose value in the module is another, and how far; None if none."""
+    inputs = [to_torch(np.asarray(values[name])) for name in module.meta["inputs"]]
+    seen = _Recorder(module).record(inputs)
+    names = [name for name in seen if name in model.values and name not in model.graph.inputs]
+    for chunk in _chunks(names, seen):
+        want = evaluate(model, feeds, chunk, optimize=False)
+        for name in chunk:
+            if not (error := relative_error(seen[name], want[name])) <= tolerance:
+                return name, error
+    return None
+
+
+def recorded(model: Model, module: fx.GraphModule) -> dict[str, NDArray[Any]]:
+    """Return what every ONNX tensor is in the module, on one sample drawn for `model`."""
+    feeds = next(samples(model))
+    wanted = [name for name in module.meta["inputs"] if name not in feeds]
+    values = {**feeds, **(evaluate(model, feeds, wanted, optimize=False) if wanted else {})}
+    return _Recorder(module).record(
+        [to_torch(np.asarray(values[n])) for n in module.meta["inputs"]]
+    )
+
+
+def _chunks(names: Sequence[str], sizes: Arrays) -> Iterable[list[str]]:
+    chunk: list[str] = []
+    total = 0
+    for name in names:
+        if chunk and total + sizes[name].nbytes > _AT_A_TIME:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(name)
+        total += sizes[name].nbytes
+    if chunk:
+        yield chunk
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a module and keeps what each ONNX tensor is."""
+
+    def record(self, inputs: Sequence[torch.Tensor]) -> dict[str, NDArray[Any]]:
+        self.seen: dict[str, NDArray[Any]] = {}
+        with torch.no_grad():
+            self.run(*inputs)
+        return self.seen
+
+    def run_node(self, n: fx.Node) -> Any:
+        made = super().run_node(n)
+        if "tensor" in n.meta and isinstance(made, torch.Tensor):
+            self.seen[n.meta["tensor"]] = _array(made)
+        return made

@@ -1,0 +1,133 @@
+"""Lift an ONNX graph, or a region of it, into a torch.fx module made of ordinary nn modules."""
+
+from collections.abc import Iterable, Sequence
+
+import onnx_ir as ir
+from torch import fx
+
+from splitc.errors import ModelError
+from splitc.fx import patterns, sizes
+from splitc.fx.builder import Builder, Made, Sizes, is_weight
+from splitc.fx.checking import TOLERANCE, checked
+from splitc.fx.folding import folded
+from splitc.fx.region import Region, region
+from splitc.fx.rules import RULES
+from splitc.fx.site import Site
+from splitc.fx.wide import wide_shapes
+from splitc.model import Model, identity
+
+
+def lift(
+    model: Model,
+    *,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    check: bool = True,
+    tolerance: float = TOLERANCE,
+) -> fx.GraphModule:
+    """Return the graph, or the region from `inputs` to `outputs`, as a torch module.
+
+    It is called with the inputs in order and returns the output, or a tuple of them. It is in
+    evaluation mode; a symbolic batch stays one. `module.meta`: `parameters` (qualified name → the
+    initializer and how it lies in it), `inputs`, `outputs`, `worst_error`. An fx node knows its
+    ONNX node: `node.meta["onnx"]`; where it has the value of an ONNX tensor, `meta["tensor"]`.
+
+    `check`: compare with onnxruntime on drawn inputs, max|a−b| / max|b| at most `tolerance`.
+    Raises `ModelError` for operators that the lift does not know, all of them, and for a module
+    that computes something else, naming the first tensor that does.
+    """
+    part = region(model, inputs, outputs)
+    builder = _builder(model)
+    _constants(builder, part.nodes)
+    _known(builder, part.nodes)
+    for name in part.inputs:
+        builder.env[name] = builder.graph.placeholder(_identifier(name))
+        builder.env[name].meta["tensor"] = name  # type: ignore[union-attr]
+    _grow(builder, part.nodes, part.outputs)
+    module = _finished(builder, part)
+    if check:
+        module.meta["worst_error"] = checked(model, module, tolerance=tolerance)
+    return module
+
+
+def _builder(model: Model) -> Builder:
+    opset = model.ir.opset_imports.get("", 1)
+    builder = Builder(model.facts, opset, wide=wide_shapes(model))
+    for name, value in model.ir.graph.initializers.items():
+        if value.const_value is not None:
+            array = value.const_value.numpy()
+            (builder.weights if is_weight(array) else builder.constants)[name] = array
+    return builder
+
+
+def _constants(builder: Builder, nodes: Iterable[ir.Node]) -> None:
+    """Compute the nodes whose inputs are constants, and no weights, now."""
+    for node in nodes:
+        for name, array in (folded(node, builder.constants, builder.opset) or {}).items():
+            weighty = node.op_type == "Constant" and is_weight(array)
+            (builder.weights if weighty else builder.constants)[name] = array
+
+
+def _known(builder: Builder, nodes: Iterable[ir.Node]) -> None:
+    """Raise `ModelError` that names every node whose operator has no rule."""
+    unknown = [
+        f"{node.domain + '.' if node.domain else ''}{node.op_type} ({identity(node)!r})"
+        for node in nodes
+        if (node.op_type not in RULES or node.domain not in ("", "ai.onnx"))
+        and builder.array(identity(node)) is None
+    ]
+    if unknown:
+        raise ModelError(
+            f"the lift does not know {', '.join(unknown)}",
+            hint="lift a region without them: lift(model, inputs=[…], outputs=[…])",
+        )
+
+
+def _grow(builder: Builder, nodes: Sequence[ir.Node], ends: Sequence[str]) -> None:
+    """Lift node after node."""
+    live = [node for node in nodes if builder.array(identity(node)) is None]
+    groups = patterns.found(builder, live, ends)
+    inside = {node for pattern in groups.values() for node in pattern.before}
+    for node in live:
+        if node in inside:
+            continue
+        site = Site(builder, node)
+        pattern = groups.get(node)
+        builder.here = patterns.names(pattern) if pattern else (site.name,)
+        made = pattern.rule(site) if pattern else sizes.lifted(site) or RULES[node.op_type](site)
+        _keep(builder, node, made)
+
+
+def _keep(builder: Builder, node: ir.Node, made: Made) -> None:
+    """Remember what a node's outputs became."""
+    several = [made] if isinstance(made, fx.Node | Sizes) else list(made)
+    for out, one in zip(node.outputs, several, strict=False):
+        if one is None or not out.name:
+            continue
+        builder.env[out.name] = one
+        if isinstance(one, fx.Node):
+            one.meta.setdefault("tensor", out.name)
+            one._rename(_identifier(out.name))
+
+
+def _finished(builder: Builder, part: Region) -> fx.GraphModule:
+    """Close the graph; drop what nobody reads; give the module what it must know."""
+    ends = [builder.tensor(name) for name in part.outputs]
+    builder.graph.output(ends[0] if len(ends) == 1 else tuple(ends))
+    grown = fx.GraphModule(builder.root, builder.graph)
+    grown.graph.eliminate_dead_code()
+    grown.graph.lint()
+    module = fx.GraphModule(grown, grown.graph, "Lifted")  # takes only what the graph refers to
+    held = {*dict(module.named_parameters(remove_duplicate=False)), *dict(module.named_buffers())}
+    module.meta |= {
+        "inputs": part.inputs,
+        "outputs": part.outputs,
+        "parameters": {name: slot for name, slot in builder.slots.items() if name in held},
+        "selections": dict(builder.selections),
+    }
+    return module.eval()
+
+
+def _identifier(name: str) -> str:
+    text = "".join(c if c.isalnum() else "_" for c in name)
+    return text if text[:1].isalpha() else f"v_{text}"

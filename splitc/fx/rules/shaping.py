@@ -1,0 +1,159 @@
+"""Reshape, Transpose, Concat, Split, Expand and their kin."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import fx
+
+from splitc.fx import functions, reshaping
+from splitc.fx.builder import Made, Sizes
+from splitc.fx.rules.elementwise import torch_dtype
+from splitc.fx.site import Site, per_axis
+
+
+def reshape(site: Site) -> fx.Node:
+    """Reshape, by the input's sizes wherever they decide it."""
+    x, target = site.x(0), site.sizes(1) if site.has(1) else _attribute(site, "shape")
+    if target is None:
+        return site.call(functions.reshape_to, x, site.x(1), bool(site.attr("allowzero", 0)))
+    items = list(target.items)
+    if not site.attr("allowzero", 0):
+        items = [site.builder.size(x, i) if v == 0 else v for i, v in enumerate(items)]
+    before, after = site.wide(0), site.wide_output()
+    if before is not None and after is not None and len(after) == len(items):
+        items = reshaping.derived(site.builder, x, items, before, after)
+    if (merged := reshaping.flattened(items, site.rank(), x)) is not None:
+        return site.call(torch.flatten, x, *merged)
+    return site.call(torch.reshape, x, tuple(items))
+
+
+def _attribute(site: Site, name: str) -> Sizes:
+    return Sizes(tuple(int(x) for x in site.attr(name)))
+
+
+def flatten(site: Site) -> fx.Node:
+    """Flatten to a matrix."""
+    axis = site.axis(1)
+    if axis == 1:
+        return site.call(torch.flatten, site.x(0), 1)
+    return site.call(functions.matrix, site.x(0), axis)
+
+
+def transpose(site: Site) -> fx.Node:
+    """Transpose."""
+    order = site.attr("perm") or reversed(range(site.rank()))
+    return site.call(torch.permute, site.x(0), tuple(int(i) for i in order))
+
+
+def squeeze(site: Site) -> fx.Node:
+    """Squeeze the named axes, or all of size 1."""
+    axes = site.ints(1, "axes") if site.has(1) else site.ints(99, "axes")
+    if axes is None:
+        return site.call(torch.squeeze, site.x(0))
+    return site.call(torch.squeeze, site.x(0), per_axis(axes, site.rank()))
+
+
+def unsqueeze(site: Site) -> fx.Node:
+    """Unsqueeze; the axes count in the output."""
+    axes = site.ints(1, "axes") if site.has(1) else site.ints(99, "axes")
+    if axes is None:
+        raise site.refuse("it has no axes")
+    made = site.x(0)
+    for axis in sorted(per_axis(axes, site.rank() + len(axes))):
+        made = site.call(torch.unsqueeze, made, axis)
+    return made
+
+
+def concat(site: Site) -> fx.Node:
+    """Concat."""
+    return site.call(torch.cat, site.all(), int(site.attr("axis")))
+
+
+def split(site: Site) -> Sequence[fx.Node]:
+    """Split in equal parts (chunk, which follows a changed width) or by sizes."""
+    sizes = site.ints(1, "split") if site.has(1) else site.ints(99, "split")
+    count, axis = len(site.node.outputs), int(site.attr("axis", 0))
+    if sizes is None or len(set(sizes)) == 1:
+        made = site.call(torch.chunk, site.x(0), count, axis)
+    else:
+        made = site.call(torch.split, site.x(0), sizes, axis)
+    return [site.call(operator.getitem, made, index) for index in range(count)]
+
+
+def expand(site: Site) -> fx.Node:
+    """Expand; sizes that the input has anyway are left to it."""
+    target = site.sizes(1)
+    if target is None:
+        return site.call(functions.expand_to, site.x(0), site.x(1))
+    items, have = list(target.items), site.wide(0) or ()
+    for back in range(1, min(len(have), len(items)) + 1):
+        if items[-back] == have[-back]:
+            items[-back] = 1
+    return site.call(functions.expand, site.x(0), items)
+
+
+def tile(site: Site) -> fx.Node:
+    """Tile."""
+    times = site.sizes(1)
+    if times is None:
+        raise site.refuse("its repeats are no sizes")
+    return site.call(torch.tile, site.x(0), tuple(times.items))
+
+
+def shape(site: Site) -> Made:
+    """Shape: sizes that are nodes; what nobody reads is dropped later."""
+    rank = site.rank()
+    axes = range(rank)[slice(site.attr("start", 0), site.attr("end", rank))]
+    x = site.x(0)
+    return Sizes(tuple(site.builder.size(x, axis) for axis in axes))
+
+
+def size(site: Site) -> Made:
+    """Size: the number of elements."""
+    return Sizes((site.builder.method("numel", site.x(0)),), scalar=True)
+
+
+def filled(site: Site) -> Made:
+    """ConstantOfShape."""
+    value = site.attr("value")
+    array = np.zeros(1, np.float32) if value is None else value.numpy()
+    sizes = site.sizes(0)
+    dtype = torch_dtype(site, ir.DataType.from_numpy(array.dtype))
+    target: Any = site.x(0) if sizes is None else list(sizes.items)
+    return site.call(functions.filled, site.builder.like(), target, array.item(), dtype)
+
+
+def arange(site: Site) -> fx.Node:
+    """Range of whole numbers or floats."""
+    bounds = [_number(site, index) for index in range(3)]
+    dtype = next((v.dtype for v in (*site.node.outputs, *site.node.inputs) if v and v.dtype), None)
+    kind = torch_dtype(site, dtype or ir.DataType.INT64)
+    return site.call(functions.arange, site.builder.like(), *bounds, kind)
+
+
+def _number(site: Site, index: int) -> Any:
+    if (known := site.number(index)) is not None:
+        return known
+    sizes = site.sizes(index)
+    return sizes.items[0] if sizes is not None else site.x(index)
+
+
+RULES = {
+    "Concat": concat,
+    "ConstantOfShape": filled,
+    "Expand": expand,
+    "Flatten": flatten,
+    "Range": arange,
+    "Reshape": reshape,
+    "Shape": shape,
+    "Size": size,
+    "Split": split,
+    "Squeeze": squeeze,
+    "Tile": tile,
+    "Transpose": transpose,
+    "Unsqueeze": unsqueeze,
+}

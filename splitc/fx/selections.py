@@ -1,0 +1,75 @@
+"""Put the 1×1 convolution that stood for Slice + Pad back as what it is.
+
+    y = Pad(Slice(x))  was lifted as  y = Conv(x, 0/1 matrix)
+
+A matrix that still copies channels in order, zeros around them, becomes the Slice and the Pad
+again, with other pads; any other matrix becomes a convolution.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from splitc.errors import ModelError
+from splitc.fx.graphs import fresh, read_other
+from splitc.fx.layouts import to_numpy
+from splitc.model import Model
+
+
+def select(model: Model, module: fx.GraphModule) -> None:
+    """Write every such convolution of `module` into `model`, in place."""
+    for path, (slice_name, pad_name) in module.meta.get("selections", {}).items():
+        layer = module.get_submodule(path)
+        if not isinstance(layer, nn.Conv2d) or layer.bias is not None:
+            raise ModelError(f"{path!r} is no longer the convolution that it was lifted as")
+        matrix = to_numpy(layer.weight, np.dtype(np.float32))[:, :, 0, 0]
+        sliced, padded = model.nodes[slice_name], model.nodes[pad_name]
+        pads = _shift(matrix)
+        if pads is None:
+            _convolve(sliced, padded, matrix, layer)
+        else:
+            _pad(padded, pads)
+
+
+def _shift(matrix: NDArray[np.float32]) -> tuple[int, int] | None:
+    """Return (zero rows in front, behind) around an identity matrix; None for another matrix."""
+    out, width = matrix.shape
+    front = int(np.argmax(matrix[:, 0] != 0))
+    behind = out - width - front
+    if behind < 0:
+        return None
+    want = np.zeros_like(matrix)
+    want[front : front + width] = np.eye(width)
+    return (front, behind) if np.array_equal(matrix, want) else None
+
+
+def _pad(node: ir.Node, pads: tuple[int, int]) -> None:
+    front, behind = pads
+    wanted = np.array([0, front, 0, 0, 0, behind, 0, 0], np.int64)
+    if "pads" in node.attributes:
+        node.attributes["pads"] = ir.AttrInt64s("pads", wanted.tolist())
+        return
+    value = node.inputs[1]
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if tensor is None or not np.array_equal(tensor.numpy(), wanted):
+        read_other(node, 1, wanted, f"{node.outputs[0].name}_pads")
+
+
+def _convolve(
+    sliced: ir.Node, padded: ir.Node, matrix: NDArray[np.float32], layer: nn.Conv2d
+) -> None:
+    """Replace both nodes by a convolution whose output has the Pad's name."""
+    graph, out = padded.graph, padded.outputs[0]
+    assert isinstance(graph, ir.Graph)
+    name = str(out.name)
+    weight = fresh(graph, f"{name}_select", np.ascontiguousarray(matrix[:, :, None, None]))
+    strides = [int(s) for s in layer.stride]
+    attributes = {"kernel_shape": [1, 1], "strides": strides}
+    conv = ir.node("Conv", [sliced.inputs[0], weight], attributes, name=padded.name)
+    made = conv.outputs[0]
+    graph.insert_before(padded, conv)
+    ir.convenience.replace_all_uses_with(out, made, replace_graph_outputs=True)
+    made.type = out.type
+    graph.remove([padded, sliced], safe=True)
+    made.name = name

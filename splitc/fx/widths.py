@@ -1,0 +1,128 @@
+"""Rewrite the numbers of an ONNX graph that depend on widths, after the widths have changed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from torch import fx, nn
+
+from splitc.fx.graphs import constant, read_other
+from splitc.model import Model
+
+Shapes = Mapping[str, tuple[int, ...]]
+_THROUGH = frozenset(("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape"))
+
+
+def rewidth(model: Model, module: fx.GraphModule, shapes: Shapes) -> None:
+    """Make `model`'s numbers those of `module`, in place. `shapes`: tensor → sizes it has there."""
+    nodes = model.nodes
+    for call in module.graph.nodes:
+        for node in (nodes[i] for i in call.meta.get("onnx_nodes", ()) if i in nodes):
+            if call.op == "call_module":
+                _attributes(node, module.get_submodule(str(call.target)))
+            elif "tensor" in call.meta:
+                _bounds(node, call)
+    for node in nodes.values():
+        made = [shapes.get(str(out.name)) for out in node.outputs if out.name]
+        known = [shape for shape in made if shape is not None]
+        if node.op_type in _SIZED and len(known) == len(made):
+            _SIZED[node.op_type](node, known)
+
+
+def _attributes(node: ir.Node, layer: nn.Module) -> None:
+    """Write what a layer says of its own widths into the node's attributes."""
+    if (
+        node.op_type in ("Conv", "ConvTranspose")
+        and node.attributes.get_int("group", 1) != layer.groups
+    ):
+        node.attributes["group"] = ir.AttrInt64("group", int(layer.groups))  # type: ignore[arg-type]
+    elif node.op_type in ("LSTM", "GRU", "RNN"):
+        node.attributes["hidden_size"] = ir.AttrInt64("hidden_size", int(layer.hidden_size))  # type: ignore[arg-type]
+    elif node.op_type == "GroupNormalization" and isinstance(layer, nn.GroupNorm):
+        node.attributes["num_groups"] = ir.AttrInt64("num_groups", int(layer.num_groups))
+
+
+def _target(node: ir.Node, made: Sequence[tuple[int, ...]]) -> None:
+    """Reshape and Expand: the constants of their target."""
+    if len(node.inputs) < 2:
+        given = [int(x) for x in node.attributes["shape"].as_ints()]
+        wanted = [a if a in (0, -1) else b for a, b in zip(given, made[0], strict=True)]
+        node.attributes["shape"] = ir.AttrInt64s("shape", wanted)
+        return
+    _sizes(node, 1, made[0])
+
+
+def _sizes(node: ir.Node, index: int, wanted: Sequence[int]) -> None:
+    """Give the constants among the sizes that a node reads at one place what they are now."""
+    value = node.inputs[index]
+    given = constant(value)
+    if given is not None:
+        if given.size != len(wanted):
+            return
+        after = [int(a) if a in (0, -1, 1) else int(b) for a, b in zip(given, wanted, strict=True)]
+        if after != given.tolist():
+            read_other(node, index, np.array(after, np.int64), f"{node.outputs[0].name}_sizes")
+        return
+    maker = None if value is None else value.producer()
+    if maker is None:
+        return
+    if maker.op_type == "Concat":
+        _concat(maker, wanted)
+    elif maker.op_type in _THROUGH:
+        _sizes(maker, 0, wanted)
+
+
+def _concat(node: ir.Node, wanted: Sequence[int]) -> None:
+    """Divide wanted sizes among the parts of a Concat, where each part is one size or constant."""
+    lengths = [1 if (known := constant(v)) is None else known.size for v in node.inputs]
+    if sum(lengths) != len(wanted):
+        return
+    at = 0
+    for index, length in enumerate(lengths):
+        _sizes(node, index, wanted[at : at + length])
+        at += length
+
+
+def _parts(node: ir.Node, made: Sequence[tuple[int, ...]]) -> None:
+    """Split: the sizes of its parts."""
+    axis = node.attributes.get_int("axis", 0)
+    wanted = [shape[axis] for shape in made]
+    if "split" in node.attributes:
+        node.attributes["split"] = ir.AttrInt64s("split", wanted)
+        return
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if given is not None and given.tolist() != wanted:
+        read_other(node, 1, np.array(wanted, np.int64), f"{node.outputs[0].name}_sizes")
+
+
+def _bounds(node: ir.Node, call: fx.Node) -> None:
+    """Slice: bounds that were changed in the module's call."""
+    if node.op_type != "Slice" or call.op != "call_function" or len(node.inputs) < 3:
+        return
+    place = call.args[1] if len(call.args) > 1 else None
+    axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+    if not isinstance(place, tuple):
+        return
+    for index, field in ((1, "start"), (2, "stop")):
+        given = constant(node.inputs[index])
+        if given is None:
+            continue
+        along = range(given.size) if axes is None else [int(a) % 64 for a in axes]
+        after = [
+            _bound(place, axis, field, int(old)) for axis, old in zip(along, given, strict=True)
+        ]
+        if after != given.tolist():
+            read_other(node, index, np.array(after, given.dtype), f"{node.outputs[0].name}_{field}")
+
+
+def _bound(place: tuple[Any, ...], axis: int, field: str, old: int) -> int:
+    new = getattr(place[axis], field, None) if axis < len(place) else None
+    return new if isinstance(new, int) else old
+
+
+_SIZED: dict[str, Callable[[ir.Node, Sequence[tuple[int, ...]]], None]] = {
+    "Expand": _target,
+    "Reshape": _target,
+    "Split": _parts,
+}
