@@ -21,13 +21,13 @@ from splitc.errors import PassError
 from splitc.execute import run, session
 from splitc.model import Model, bodies, dtype_of, identity
 from splitc.pipeline import resource
+from splitc.quant.opset import with_axes
 
 if TYPE_CHECKING:
     from splitc.data import Dataset
     from splitc.scope import Boundary
 
 DTYPES = ("int8", "float16")
-_QUANTIZES = 10
 _DRAWN = 8
 _STEPS = 25
 _SAMPLE = 2**18
@@ -57,7 +57,7 @@ class NarrowBoundary:
         names = [name for name in self.boundary.tensors if _wide(model, name, self.dtype)]
         if not names:
             return model
-        _check_opset(model, self.dtype)
+        model = with_axes(model) if self.dtype == "int8" else model
         head = self.boundary.head(model)
         scales, notes = _scales(model, names, self.data) if self.dtype == "int8" else ({}, ())
         copy = model.clone()
@@ -75,16 +75,6 @@ def _wide(model: Model, name: str, dtype: str) -> bool:
     made = name in model.graph.producer and name not in model.graph.narrowed
     takes = ("float32",) if dtype == "int8" else ("float32", "float64")
     return made and model.facts[name].dtype in takes
-
-
-def _check_opset(model: Model, dtype: str) -> None:
-    have = model.ir.graph.opset_imports.get("", 0)
-    if dtype == "int8" and have < _QUANTIZES:
-        raise PassError(
-            f"the model's opset {have} has no QuantizeLinear",
-            where=model.source,
-            hint=f"onnx.version_converter brings it to opset {_QUANTIZES} or above; or --wire fp16",
-        )
 
 
 def _scales(

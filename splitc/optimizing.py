@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from splitc import pipeline
 from splitc.errors import PassError
 from splitc.judging import Judge, Step, tunes
 from splitc.macs import macs
@@ -15,6 +16,8 @@ from splitc.pipeline import Observer, Pass, late
 from splitc.plan.naming import named
 from splitc.request import Request
 from splitc.scope import Boundary
+from splitc.search import Trial
+from splitc.search import search as look
 from splitc.stages import Progress, early, pins, recording, resources, steps_of
 
 if TYPE_CHECKING:
@@ -110,6 +113,10 @@ def optimized(
     passes = steps_of(request)
     boundary = _boundary(model, passes, request)
     given = resources(model, request)
+    pin = pins(model, request.cut) if boundary is None else _kept(model, boundary)
+    tried: tuple[Trial, ...] = ()
+    if search:
+        passes, tried = look(passes, model, given, pin=pin, boundary=boundary, told=progress)
     with recording(request, output, resume, progress) as recorder:
         judge = Judge(
             model,
@@ -119,7 +126,6 @@ def optimized(
             lenient=True,
             split=search or any(map(tunes, passes)),
         )
-        pin = pins(model, request.cut) if boundary is None else _kept(model, boundary)
         after = judge.run(passes, model, pin=pin, boundary=boundary)
     made = Optimized(
         model=after,
@@ -129,11 +135,18 @@ def optimized(
         verdict=judge.last,
         broken_by=judge.broken_by,
         output=None if output is None or judge.broken_by else str(output),
-        notes=(*judge.notes(), *after.notes),
+        notes=(*_found(passes, tried), *judge.notes(), *after.notes),
+        tried=tuple(trial.to_json() for trial in tried),
     )
     if made.output is not None:
         after.save(Path(made.output))
     return made
+
+
+def _found(passes: Sequence[Pass], tried: Sequence[Trial]) -> tuple[str, ...]:
+    if not tried:
+        return ()
+    return (f"search: {len(tried)} candidates tried; chosen: {pipeline.text(passes) or 'nothing'}",)
 
 
 def _boundary(model: Model, passes: Sequence[Pass], request: Request) -> Boundary | None:

@@ -5,6 +5,7 @@ inline table, so their types need no rules of our own.
 """
 
 import dataclasses
+import json
 import re
 import time
 import tomllib
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 GROUP = "splitc.passes"
 BUILT_IN = {
     "narrow-boundary": "splitc.passes.narrow_boundary:NarrowBoundary",
+    "quantize": "splitc.passes.quantize:Quantize",
     "simplify": "splitc.passes.simplify:Simplify",
 }
 DEFAULT = "simplify"
@@ -133,6 +135,22 @@ def parse(text: str) -> tuple[Pass, ...]:
             raise PassError("expected ',' between passes", where=f"{text}\n{' ' * at}^")
         at = len(text) - len(rest) + 1
     return tuple(passes)
+
+
+def text(passes: Sequence[Pass]) -> str:
+    """Return passes as text that `parse` reads back; options at their defaults are left out."""
+    return ", ".join(map(_text, passes))
+
+
+def _text(step: Pass) -> str:
+    fields = {field.name: field for field in dataclasses.fields(step)}
+    given = {name: getattr(step, name) for name in settable(step)}
+    named = [
+        f"{name} = {json.dumps(value, ensure_ascii=False)}"
+        for name, value in given.items()
+        if value is not None and value != fields[name].default
+    ]
+    return step.name + (f"{{{', '.join(named)}}}" if named else "")
 
 
 def _options(text: str, at: int, where: str) -> tuple[dict[str, Any], int]:

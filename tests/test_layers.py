@@ -17,7 +17,7 @@ LAYERS = [
     ("quant", "pruning", "factor"),
     ("cuts", "runtime", "request", "judging", "gate"),
     ("split", "plan", "verify", "serve", "inspection", "profiler"),
-    ("bundle", "stages", "native"),
+    ("bundle", "stages", "native", "search"),
     ("compile", "check", "finish", "optimizing"),
     ("sensitivity",),
     ("api",),
