@@ -9,7 +9,7 @@ nothing; the self-test runs again.
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +20,7 @@ from splitc import __version__, backend, native
 from splitc import manifest as manifests
 from splitc.backend import Artifact, Finisher
 from splitc.comparison import Check
-from splitc.errors import VerifyError
+from splitc.errors import BackendError, VerifyError
 from splitc.manifest import ArtifactRecord, Manifest, Segment
 
 VERSION = 1
@@ -67,20 +67,30 @@ def finish(bundle: str | Path) -> Finish:
     """Build what the bundle's recipes describe, for this machine; see the module.
 
     A side whose folder is absent is left out. Raises `VerifyError` for a damaged bundle,
-    `BackendError` with the reason where a GPU, a version or a digest does not fit the recipe.
-    When a self-test fails, nothing is written and the result is not `ok`.
+    `BackendError` with the reason where a GPU, a version or a digest does not fit the recipe, or
+    where nothing can be built because a backend is missing here; one that has nothing to build may
+    be (a head's compiler on the server), and is noted. When a self-test fails, nothing is written
+    and the result is not `ok`.
     """
     folder = Path(bundle)
     read = manifests.read(folder)
     gone = manifests.absent(folder, read)
     notes: list[str] = []
     done: list[_Built] = []
-    for segment in read.segments:
-        for record in segment.artifacts if segment.name not in gone else ():
-            if isinstance(backend.get(record.backend), Finisher):
-                done.append(_finished(folder, read, segment, record))
-            elif record.files:
-                notes.append(f"{segment.name}: {record.format} is complete, nothing to build")
+    lacking: list[BackendError] = []
+    for segment, record in _records(read, gone):
+        try:
+            recipe = isinstance(backend.get(record.backend), Finisher)
+        except BackendError as error:
+            lacking.append(error)
+            notes.append(f"{segment.name}: left as it is: {error.args[0]}")
+            continue
+        if recipe:
+            done.append(_finished(folder, read, segment, record))
+        elif record.files:
+            notes.append(f"{segment.name}: {record.format} is complete, nothing to build")
+    if lacking and not done:
+        raise lacking[0]
     checks = tuple(check for built in done for check in built.checks)
     ok = not any(check.status == "fail" for check in checks)
     if not done:
@@ -89,6 +99,13 @@ def finish(bundle: str | Path) -> Finish:
         _write(folder, read, done)
     built = {path: one.facts for one in done for path in one.files} if ok else {}
     return Finish(ok, str(bundle), built, checks, tuple(notes))
+
+
+def _records(read: Manifest, gone: Collection[str]) -> Iterator[tuple[Segment, ArtifactRecord]]:
+    """Walk the artifacts of the sides that are here."""
+    for segment in read.segments:
+        if segment.name not in gone:
+            yield from ((segment, record) for record in segment.artifacts)
 
 
 def key(

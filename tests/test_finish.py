@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,23 @@ def test_the_tail_is_finished_without_the_head(bundle: Path, install: Install) -
     done = splitc.finish(bundle)
     assert (done.ok, list(done.built)) == (True, ["tail/nvidia-a100/engine.plan"])
     assert splitc.verify(bundle, side="tail").ok
+
+
+def test_the_server_needs_no_compiler_of_the_head(
+    net: Path, tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_spec("tvm") is None:
+        pytest.skip("needs the extra splitc[tvm]")
+    options = {**OPTIONS, "head_backend": "tvm", "tail_backend": "tensorrt"}
+    assert splitc.compile(net, output=tmp_path / "bundle", **options).ok
+    install(Site())
+    monkeypatch.setattr("splitc.backends.tvm.find_spec", lambda _: None)
+    done = splitc.finish(tmp_path / "bundle")
+    assert list(done.built) == ["tail/nvidia-a100/engine.plan"]
+    assert done.notes == ("head: left as it is: backend 'tvm' needs apache-tvm",)
+    shutil.rmtree(tmp_path / "bundle/tail")
+    with pytest.raises(BackendError, match="backend 'tvm' needs apache-tvm"):
+        splitc.finish(tmp_path / "bundle")
 
 
 def test_a_malformed_finished_json_is_damage(bundle: Path, install: Install) -> None:

@@ -115,6 +115,7 @@ def test_without_rtx_the_verdict_is_not_run(
     assert evidence.verdict == "not-run"
     assert evidence.why == "TensorRT-RTX is not installed: pip install it"
     assert artifact.facts["evidence"] == f"not-run: {evidence.why}"
+    assert artifact.notes == (f"tensorrt: asked the table of known refusals only: {evidence.why}",)
 
 
 def test_what_only_rtx_lacks_is_evidence_and_no_error(rtx: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from splitc.backend import Artifact, Refusals, Session, Target
 from splitc.backends.tensorrt import child, cuda, recipe, refusals
 from splitc.backends.tensorrt.child import RTX, TENSORRT, Flavour, Order
-from splitc.backends.tensorrt.recipe import Build, Holds, Recipe, SelfTest
+from splitc.backends.tensorrt.recipe import Build, Evidence, Holds, Recipe, SelfTest
 from splitc.errors import BackendError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class TensorRT:
             target=target,
             files={recipe.NAME: recipe.dumps(made)},
             facts=_facts(made),
+            notes=_notes(evidence),
         )
 
     def runs_here(self, artifact: Artifact) -> str | None:
@@ -136,6 +137,14 @@ class TensorRT:
 
         assert artifact.folder is not None  # `runs_here` saw the engine in it
         return Engine((artifact.folder / ENGINE).read_bytes(), self.flavour)
+
+
+def _notes(evidence: Evidence) -> tuple[str, ...]:
+    """Say where the real builder was not asked, or what it could not build."""
+    if evidence.verdict == "not-run":
+        return (f"tensorrt: asked the table of known refusals only: {evidence.why}",)
+    refused = evidence.refused.items()
+    return tuple(f"tensorrt: {evidence.by} cannot build {node}: {why}" for node, why in refused)
 
 
 def _facts(made: Recipe) -> dict[str, str | int]:
