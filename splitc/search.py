@@ -77,10 +77,16 @@ def search(
     if not good:
         raise PassError(
             "no candidate keeps the accuracy gate",
-            where=f"{len(trials.made)} tried, at most {resources.max_drop:g} may be lost",
+            where=f"{len(trials.made)} tried; the first: {trials.made[0].why or 'too large a drop'}",
             hint="a larger --max-drop, or --train for what pruning breaks",
         )
-    return min(good, key=lambda trial: trial.bops).passes, tuple(trials.made)
+    return min(good, key=_rank).passes, tuple(trials.made)
+
+
+def _rank(trial: Trial) -> tuple[float, float]:
+    """Least work first; where passes save none (zeros among the weights), the largest ratios."""
+    ratios = (getattr(step, "ratio", None) for step in trial.passes)
+    return trial.bops, -sum(ratio for ratio in ratios if isinstance(ratio, float))
 
 
 def _tuning(resources: Resources) -> Resources:
