@@ -77,7 +77,7 @@ def search(
     if not good:
         raise PassError(
             "no candidate keeps the accuracy gate",
-            where=f"{len(trials.made)} tried; the first: {trials.made[0].why or 'too large a drop'}",
+            where=f"{len(trials.made)} tried; the first: {trials.made[0].why or 'drops too much'}",
             hint="a larger --max-drop, or --train for what pruning breaks",
         )
     return min(good, key=_rank).passes, tuple(trials.made)
