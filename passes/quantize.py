@@ -83,6 +83,11 @@ class Quantize:
             raise ValueError("min_snr is a limit of mixed = true")
         object.__setattr__(self, "nodes", tuple(self.nodes))
 
+    @property
+    def tunes(self) -> bool:
+        """Whether the evaluation data decide something, so that others must judge the result."""
+        return self.mixed
+
     def run(self, model: Model) -> Model:
         """Return the model in int8; its notes say how much of it, and from which data.
 

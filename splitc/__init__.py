@@ -18,6 +18,7 @@ _WHERE = {
     "plan": "splitc.api",
     "compile": "splitc.api",
     "optimize": "splitc.api",
+    "sensitivity": "splitc.api",
     "verify": "splitc.api",
     "check": "splitc.api",
     "finish": "splitc.api",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from splitc.api import inspect as inspect
     from splitc.api import optimize as optimize
     from splitc.api import plan as plan
+    from splitc.api import sensitivity as sensitivity
     from splitc.api import verify as verify
     from splitc.ingest import load as load
     from splitc.runtime import open_head as open_head

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from splitc.inspection import Inspection
     from splitc.optimizing import Optimized
     from splitc.plan import Plan
+    from splitc.sensitivity import Sensitivity
     from splitc.verify import Report
 
 
@@ -100,6 +101,38 @@ def optimize(
     return optimized(
         loaded, asked, place, search=search, resume=resume, observe=observe, progress=progress
     )
+
+
+def sensitivity(
+    model: str | Path | Model,
+    *,
+    data: str | Path | None = None,
+    preprocess: str | None = None,
+    cut: str | None = None,
+    method: str = "minmax",
+    per_tensor: bool = False,
+    asymmetric: bool = False,
+    input: Sequence[str | InputSpec] = (),
+    progress: Progress = quiet,
+    max_size: int = DEFAULT_MAX_SIZE,
+) -> "Sensitivity":
+    """Each node that can be int8: dB of SNR at the outputs when it alone is, MACs, bytes saved.
+
+    Without `data` the ranges come from random inputs, and the notes say so.
+    """
+    from splitc import data as samples
+    from splitc.quant import ranges
+    from splitc.quant.numbers import Scheme
+    from splitc.sensitivity import sensitivity as look
+
+    try:
+        ranges.check(method)
+    except ValueError as error:
+        raise RequestError(str(error), where="--method") from error
+    loaded = opened(model, input, max_size)
+    known = None if data is None else samples.load(data, loaded, preprocess)
+    scheme = Scheme(symmetric=not asymmetric, per_channel=not per_tensor)
+    return look(loaded, known, cut=cut, scheme=scheme, method=method, progress=progress)
 
 
 def _text(path: str | Path | None) -> str | None:

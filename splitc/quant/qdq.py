@@ -94,9 +94,12 @@ class _Writer:
         )
 
     def _output(self, out: ir.Value) -> None:
-        """Round what an int8 node makes, for whoever reads it, as integer kernels do."""
+        """Round what an int8 node makes, for whoever reads it, as integer kernels do.
+
+        An output of the graph, which a tensor at the cut is too meanwhile, stays float for others.
+        """
         uses = [use for use in out.uses() if use.node.graph is self.graph]
-        if not uses or not self._rounds(out):
+        if not uses or out.is_graph_output() or not self._rounds(out):
             return
         made = self._activation(out)
         for use in uses:

@@ -30,7 +30,7 @@ _SETTINGS: Mapping[str, dict[str, Any]] = {
     "entropy": {"num_bins": 128, "num_quantized_bins": 128, "percentile": 100.0},
     "percentile": {"num_bins": 2048, "num_quantized_bins": 128, "percentile": 99.999},
 }
-"""What onnxruntime's calibrators of these names are set to."""
+"""What onnxruntime's calibrators of these names are set to; both ends of a range count here."""
 
 
 def check(method: str) -> None:
