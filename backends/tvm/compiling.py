@@ -91,9 +91,16 @@ def _facts(
         "peak_bytes": 2 * weights + built.scratch_bytes,
         "kernels": len(built.kernels),
         "generic_kernels": " ".join(slow),
-        "selftest": "tvm-fp32",
+        "selftest": _selftest(segment),
         "threads": "all cores, or what the runner is told",
     }
+
+
+def _selftest(segment: Model) -> str:
+    """Return the tolerance to be held to: rounding is coarse in half floats and after Quantize."""
+    half = any(fact.dtype == "float16" for fact in segment.facts.values())
+    steps = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in segment.ir.graph)
+    return "fp16" if half or steps else "tvm-fp32"
 
 
 def _batch(segment: Model) -> str:
