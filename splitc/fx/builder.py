@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
 from splitc.errors import ModelError
 from splitc.fx import functions
-from splitc.fx.layouts import Layout, Permuted, Slot, to_torch
+from splitc.fx.layouts import Layout, Permuted, Slot, Vector, to_torch
 from splitc.model import Fact
 
 _MASK = -1e4
@@ -50,6 +51,14 @@ Made = fx.Node | Sizes | Sequence["fx.Node | Sizes | None"]
 """What a rule returns: the node's first output, or all of them."""
 
 
+def _no_body(*_: object) -> fx.GraphModule:
+    raise AssertionError("only a lift has bodies")
+
+
+def _no_inline(*_: object) -> None:
+    raise AssertionError("only a lift has bodies")
+
+
 @dataclass
 class Builder:
     """Everything that a lift of one graph, or of one body of an If, has so far."""
@@ -58,11 +67,15 @@ class Builder:
     opset: int
     root: nn.Module = field(default_factory=nn.Module)
     graph: fx.Graph = field(default_factory=fx.Graph)
-    env: dict[str, fx.Node | Sizes] = field(default_factory=dict)
+    env: dict[str, Any] = field(default_factory=dict)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     weights: dict[str, NDArray[Any]] = field(default_factory=dict)
     slots: dict[str, Slot] = field(default_factory=dict)
     shared: dict[str, nn.Parameter] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    """Initializer → the one way in which modules hold it. Bodies share this, and `shared`."""
+    lift_body: "Callable[[Builder, ir.Graph, Sequence[str]], fx.GraphModule]" = _no_body
+    inline: "Callable[[Builder, ir.Graph], None]" = _no_inline
     selections: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Path of a convolution that stands for a Slice and a Pad → those two nodes."""
     wide: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -76,22 +89,27 @@ class Builder:
         found = self.constants.get(name)
         return self.weights.get(name) if found is None else found
 
-    def rank(self, name: str) -> int:
-        """Return how many axes a tensor has."""
+    def known_rank(self, name: str) -> int | None:
+        """Return how many axes a tensor has, if that is known."""
         if (known := self.array(name)) is not None:
             return known.ndim
         if isinstance(made := self.env.get(name), Sizes):
             return 0 if made.scalar else 1
-        if name not in self.facts:
+        return len(self.facts[name].shape) if name in self.facts else None
+
+    def rank(self, name: str) -> int:
+        """Return how many axes a tensor has; `ModelError` if that is unknown."""
+        rank = self.known_rank(name)
+        if rank is None:
             raise ModelError(f"the number of axes of tensor {name!r} is unknown")
-        return len(self.facts[name].shape)
+        return rank
 
     def tensor(self, name: str) -> fx.Node:
         """Return the fx node of a tensor; constants become buffers, weights parameters."""
         made = self.env.get(name)
         if isinstance(made, Sizes):
             return self.call(functions.whole, self.like(), list(made.items), made.scalar)
-        if made is not None:
+        if isinstance(made, fx.Node):
             return made
         if name in self.weights:
             return self._parameter(name)
@@ -99,9 +117,8 @@ class Builder:
             raise ModelError(f"tensor {name!r} is read before it is made")
         path = self.place(name)
         self._put(path, to_torch(self.constants[name]), buffer=True)
-        node: fx.Node = self.graph.get_attr(path)
-        self.env[name] = node
-        return node
+        self.env[name] = self.graph.get_attr(path)
+        return self.tensor(name)
 
     def sizes(self, name: str) -> Sizes | None:
         """Return a tensor as whole numbers, each known now or a node; None if it is a tensor."""
@@ -115,7 +132,8 @@ class Builder:
 
     def like(self) -> fx.Node:
         """Return a placeholder, for the device that a fresh tensor belongs on."""
-        return next(iter(self.graph.nodes))
+        first: fx.Node = next(iter(self.graph.nodes))
+        return first
 
     # -- growing ----------------------------------------------------------------------------
 
@@ -143,13 +161,13 @@ class Builder:
 
     def owns(self, weight: Weight, layout: Layout) -> bool:
         """Tell whether a module may hold a weight in this layout: nobody holds it in another."""
-        held = [slot for slot in self.slots.values() if slot.initializer == weight.name]
-        return all(slot.layout == layout for slot in held)
+        return self.layouts.get(weight.name, layout) == layout
 
     def hold(
         self, path: str, module: nn.Module, names: Sequence[str], weight: Weight, layout: Layout
     ) -> None:
         """Give the module at `path` its parameters (or buffers) called `names` from a weight."""
+        self.layouts[weight.name] = layout
         for part, (name, array) in enumerate(zip(names, layout.parts(weight.array), strict=True)):
             key = f"{weight.name}#{part}"
             buffer = name in module._buffers
@@ -200,17 +218,27 @@ class Builder:
 
     def _parameter(self, name: str) -> fx.Node:
         """Return a weight in ONNX's layout: a parameter of its own, or a module's turned back."""
+        layout = self.layouts.setdefault(name, Permuted())
+        node = self.graph.get_attr(self._path(name, layout))
+        if isinstance(layout, Vector):
+            shape = [-1 if axis == layout.axis else 1 for axis in range(layout.rank)]
+            return self.call(torch.reshape, node, tuple(shape))
+        if not isinstance(layout, Permuted):
+            raise ModelError(f"weight {name!r} is a layer's, and is read as a tensor too")
+        back = tuple(int(i) for i in np.argsort(layout.order))
+        return self.call(torch.permute, node, back) if back else node
+
+    def _path(self, name: str, layout: Layout) -> str:
+        """Return where a weight is held in this graph; it is put there if it is not yet."""
         for path, slot in self.slots.items():
-            if slot.initializer == name and isinstance(slot.layout, Permuted):
-                node = self.graph.get_attr(path)
-                back = tuple(int(i) for i in np.argsort(slot.layout.order))
-                return self.call(torch.permute, node, back) if back else node
-        path = self.place(name)
-        key = f"{name}#0"
-        self.shared.setdefault(key, nn.Parameter(to_torch(self.weights[name])))
+            if slot.initializer == name:
+                return path
+        path, key = self.place(name), f"{name}#0"
+        if key not in self.shared:
+            self.shared[key] = nn.Parameter(to_torch(layout.parts(self.weights[name])[0]))
         self._put(path, self.shared[key])
-        self.slots[path] = Slot(name)
-        return self.graph.get_attr(path)
+        self.slots[path] = Slot(name, layout)
+        return path
 
 
 def is_weight(array: NDArray[Any]) -> bool:

@@ -134,6 +134,11 @@ def softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    """Return the logistic function by way of tanh: no more exact near 0 than near 1."""
+    return 0.5 * torch.tanh(0.5 * x) + 0.5
+
+
 def power(base: Any, exponent: Any) -> Any:
     """Return base ** exponent in the type of the base."""
     made = base**exponent
@@ -167,7 +172,8 @@ def reduce_l1(x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
 
 def reduce_l2(x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
     """Return the root of the sum of squares."""
-    return torch.linalg.vector_norm(x, 2, list(axes), keep)
+    made: Tensor = torch.linalg.vector_norm(x, 2, list(axes), keep)
+    return made
 
 
 def reduce_log_sum(x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
@@ -202,6 +208,11 @@ def reshape_to(x: Tensor, target: Tensor, allow_zero: bool) -> Tensor:
         for axis, size in enumerate(target.tolist())
     ]
     return x.reshape(sizes)
+
+
+def shape(x: Tensor, start: int, end: int | None) -> Tensor:
+    """Return the sizes of a tensor whose number of axes is not known before."""
+    return torch.tensor(list(x.shape)[start:end], dtype=torch.int64, device=x.device)
 
 
 def matrix(x: Tensor, axis: int) -> Tensor:

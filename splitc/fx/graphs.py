@@ -20,7 +20,13 @@ def all_values(graph: ir.Graph) -> dict[str, ir.Value]:
     return found
 
 
-def store(model: ir.Model, value: ir.Value, array: NDArray[Any]) -> None:
+def shape_of(value: ir.Value) -> tuple[int, ...]:
+    """Return the sizes of an initializer or a Constant."""
+    array = constant(value)
+    return () if array is None else array.shape
+
+
+def store(value: ir.Value, array: NDArray[Any]) -> None:
     """Give an initializer, or the Constant that makes a value, another array."""
     tensor = ir.Tensor(array, name=value.name)
     node = value.producer()

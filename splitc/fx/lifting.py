@@ -1,9 +1,10 @@
 """Lift an ONNX graph, or a region of it, into a torch.fx module made of ordinary nn modules."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
-from torch import fx
+from torch import fx, nn
 
 from splitc.errors import ModelError
 from splitc.fx import patterns, sizes
@@ -14,7 +15,8 @@ from splitc.fx.region import Region, region
 from splitc.fx.rules import RULES
 from splitc.fx.site import Site
 from splitc.fx.wide import wide_shapes
-from splitc.model import Model, identity
+from splitc.model import Fact, Model, bodies, identity
+from splitc.shapes import body_shapes
 
 
 def lift(
@@ -29,35 +31,79 @@ def lift(
 
     It is called with the inputs in order and returns the output, or a tuple of them. It is in
     evaluation mode; a symbolic batch stays one. `module.meta`: `parameters` (qualified name → the
-    initializer and how it lies in it), `inputs`, `outputs`, `worst_error`. An fx node knows its
-    ONNX node: `node.meta["onnx"]`; where it has the value of an ONNX tensor, `meta["tensor"]`.
+    initializer and how it lies in it), `inputs`, `outputs`, `comparison` with onnxruntime. An fx
+    node knows its ONNX node: `node.meta["onnx"]`; where it has the value of an ONNX tensor,
+    `node.meta["tensor"]`.
 
-    `check`: compare with onnxruntime on drawn inputs, max|a−b| / max|b| at most `tolerance`.
+    `check`: compare with onnxruntime on drawn inputs, max|a−b| / max|b| at most `tolerance`
+    (more only where the module is as far from itself in float64: see `checking.checked`).
     Raises `ModelError` for operators that the lift does not know, all of them, and for a module
     that computes something else, naming the first tensor that does.
     """
     part = region(model, inputs, outputs)
-    builder = _builder(model)
-    _constants(builder, part.nodes)
-    _known(builder, part.nodes)
-    for name in part.inputs:
-        builder.env[name] = builder.graph.placeholder(_identifier(name))
-        builder.env[name].meta["tensor"] = name  # type: ignore[union-attr]
-    _grow(builder, part.nodes, part.outputs)
-    module = _finished(builder, part)
+    _known(part.nodes)
+    module = _lifted(_builder(model, part.nodes), part)
     if check:
-        module.meta["worst_error"] = checked(model, module, tolerance=tolerance)
+        module.meta["comparison"] = checked(model, module, tolerance=tolerance)
     return module
 
 
-def _builder(model: Model) -> Builder:
-    opset = model.ir.opset_imports.get("", 1)
-    builder = Builder(model.facts, opset, wide=wide_shapes(model))
-    for name, value in model.ir.graph.initializers.items():
+def _lifted(builder: Builder, part: Region) -> fx.GraphModule:
+    """Lift a region, or a body, with a builder of its own."""
+    _constants(builder, part.nodes)
+    for name in part.inputs:
+        builder.env[name] = node = builder.graph.placeholder(_identifier(name))
+        node.meta["tensor"] = name
+    _grow(builder, part.nodes, part.outputs)
+    return _finished(builder, part)
+
+
+def _body(outer: Builder, body: ir.Graph, captured: Sequence[str]) -> fx.GraphModule:
+    """Lift a body of an If as a module that is called with what the bodies capture."""
+    inner = replace(
+        outer,
+        root=nn.Module(),
+        graph=fx.Graph(),
+        env={},
+        constants=dict(outer.constants),
+        weights=dict(outer.weights),
+        slots={},
+        selections={},
+        here=(),
+    )
+    _initializers(inner, body)
+    outputs = tuple(str(value.name) for value in body.outputs)
+    return _lifted(inner, Region(tuple(captured), outputs, tuple(body)))
+
+
+def _inlined(builder: Builder, body: ir.Graph) -> None:
+    """Lift a body as part of the graph around it."""
+    _initializers(builder, body)
+    _constants(builder, body)
+    _grow(builder, tuple(body), [str(value.name) for value in body.outputs])
+
+
+def _builder(model: Model, nodes: Iterable[ir.Node]) -> Builder:
+    facts = dict(model.facts)
+    if any(True for node in nodes for _ in bodies(node)):
+        inside = body_shapes(model).items()
+        facts = {name: Fact("", shape, 0) for name, shape in inside} | facts
+    builder = Builder(
+        facts,
+        model.ir.opset_imports.get("", 1),
+        wide=wide_shapes(model),
+        lift_body=_body,
+        inline=_inlined,
+    )
+    _initializers(builder, model.ir.graph)
+    return builder
+
+
+def _initializers(builder: Builder, graph: ir.Graph) -> None:
+    for name, value in graph.initializers.items():
         if value.const_value is not None:
             array = value.const_value.numpy()
             (builder.weights if is_weight(array) else builder.constants)[name] = array
-    return builder
 
 
 def _constants(builder: Builder, nodes: Iterable[ir.Node]) -> None:
@@ -68,19 +114,27 @@ def _constants(builder: Builder, nodes: Iterable[ir.Node]) -> None:
             (builder.weights if weighty else builder.constants)[name] = array
 
 
-def _known(builder: Builder, nodes: Iterable[ir.Node]) -> None:
+def _known(nodes: Iterable[ir.Node]) -> None:
     """Raise `ModelError` that names every node whose operator has no rule."""
     unknown = [
         f"{node.domain + '.' if node.domain else ''}{node.op_type} ({identity(node)!r})"
-        for node in nodes
-        if (node.op_type not in RULES or node.domain not in ("", "ai.onnx"))
-        and builder.array(identity(node)) is None
+        for node in _everywhere(nodes)
+        if (node.op_type not in RULES and node.op_type != "Constant")
+        or node.domain not in ("", "ai.onnx")
     ]
     if unknown:
         raise ModelError(
             f"the lift does not know {', '.join(unknown)}",
             hint="lift a region without them: lift(model, inputs=[…], outputs=[…])",
         )
+
+
+def _everywhere(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
+    """Yield the nodes, and those inside their bodies."""
+    for node in nodes:
+        yield node
+        for body in bodies(node):
+            yield from _everywhere(body)
 
 
 def _grow(builder: Builder, nodes: Sequence[ir.Node], ends: Sequence[str]) -> None:

@@ -65,7 +65,7 @@ def derived(
     """
     made = list(items)
     free = True
-    for group in groups(before, after):
+    for group in sorted(groups(before, after), key=lambda g: -1 not in [items[a] for a in g.after]):
         place = _place(group, items, len(before), after)
         if place is None:
             continue
@@ -83,14 +83,13 @@ def _place(group: Group, items: Sequence[Item], rank: int, after: Sequence[int])
     """Return which axis of the output a group derives; None: its sizes stay as they are."""
     if any(items[axis] == -1 for axis in group.after):
         return next(axis for axis in group.after if items[axis] == -1)
-    if any(isinstance(items[axis], fx.Node) for axis in group.after):
-        return None
-    wide = [axis for axis in group.after if after[axis] != 1]
-    if len(wide) < 2:
-        return wide[0] if wide else group.after[0]
-    if len(group.before) > 1:
-        return wide[0]
-    return wide[-2] if group.before[0] == rank - 1 else wide[-1]
+    wide = [axis for axis in group.after if after[axis] != 1] or [group.after[0]]
+    one = len(group.before) == 1
+    place = wide[0]
+    if one and len(wide) > 1:
+        place = wide[-2] if group.before[0] == rank - 1 else wide[-1]
+    said = isinstance(items[place], fx.Node)
+    return None if said and (one or len(wide) > 1) else place
 
 
 def _quotient(builder: Builder, x: fx.Node, axes: Sequence[int], rest: Sequence[Item]) -> Item:
@@ -103,10 +102,13 @@ def _quotient(builder: Builder, x: fx.Node, axes: Sequence[int], rest: Sequence[
     return made
 
 
-def flattened(items: Sequence[Item], rank: int, x: fx.Node) -> tuple[int, int] | None:
+def flattened(
+    items: Sequence[Item], before: Sequence[int] | None, x: fx.Node
+) -> tuple[int, int] | None:
     """Return the axes (first, last) that a target merges, where it does nothing else."""
-    if list(items).count(-1) != 1:
+    if list(items).count(-1) != 1 or before is None:
         return None
+    rank = len(before)
     place = list(items).index(-1)
     behind = len(items) - 1 - place
     kept = [*enumerate(items[:place]), *enumerate(items[place + 1 :], rank - behind)]

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from splitc.errors import ModelError
-from splitc.fx.graphs import fresh, read_other
+from splitc.fx.graphs import constant, fresh, read_other
 from splitc.fx.layouts import to_numpy
 from splitc.model import Model
 
 
-def select(model: Model, module: fx.GraphModule) -> None:
-    """Write every such convolution of `module` into `model`, in place."""
+def select(model: Model, module: fx.GraphModule) -> bool:
+    """Write every such convolution of `module` into `model`, in place; tell whether any changed."""
+    done = False
     for path, (slice_name, pad_name) in module.meta.get("selections", {}).items():
         layer = module.get_submodule(path)
         if not isinstance(layer, nn.Conv2d) or layer.bias is not None:
@@ -28,8 +29,8 @@ def select(model: Model, module: fx.GraphModule) -> None:
         pads = _shift(matrix)
         if pads is None:
             _convolve(sliced, padded, matrix, layer)
-        else:
-            _pad(padded, pads)
+        done |= pads is None or _pad(padded, pads)
+    return done
 
 
 def _shift(matrix: NDArray[np.float32]) -> tuple[int, int] | None:
@@ -44,16 +45,19 @@ def _shift(matrix: NDArray[np.float32]) -> tuple[int, int] | None:
     return (front, behind) if np.array_equal(matrix, want) else None
 
 
-def _pad(node: ir.Node, pads: tuple[int, int]) -> None:
+def _pad(node: ir.Node, pads: tuple[int, int]) -> bool:
+    """Write a Pad's numbers; tell whether they are others."""
     front, behind = pads
     wanted = np.array([0, front, 0, 0, 0, behind, 0, 0], np.int64)
     if "pads" in node.attributes:
+        given = list(node.attributes["pads"].as_ints())
         node.attributes["pads"] = ir.AttrInt64s("pads", wanted.tolist())
-        return
-    value = node.inputs[1]
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    if tensor is None or not np.array_equal(tensor.numpy(), wanted):
-        read_other(node, 1, wanted, f"{node.outputs[0].name}_pads")
+        return bool(given != wanted.tolist())
+    known = constant(node.inputs[1])
+    if known is None or np.array_equal(known, wanted):
+        return False
+    read_other(node, 1, wanted, f"{node.outputs[0].name}_pads")
+    return True
 
 
 def _convolve(

@@ -82,7 +82,7 @@ class Site:
         if not others or any(self.array(i) is not None for i in others):
             return self.x(index)
         if found is not None and found.size == 1 and found.dtype.kind in "fiu":
-            narrow = found.ndim <= max(self.rank(i) for i in others)
+            narrow = found.ndim == 0 or found.ndim <= max(self.rank(i) for i in others)
             return found.reshape(-1)[0].item() if narrow else self.x(index)
         return made.items[0] if made is not None and made.scalar else self.x(index)
 
@@ -109,6 +109,10 @@ class Site:
         """Return the attribute `axis`, counted from the front."""
         axis = int(self.attr("axis", default))
         return axis + self.rank(index) if axis < 0 else axis
+
+    def per_axis(self, values: Sequence[int], more: int = 0) -> tuple[int, ...]:
+        """Return axes of the first input, which has `more` axes then, counted from the front."""
+        return tuple(int(v) + self.rank() + more if v < 0 else int(v) for v in values)
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Return an attribute's plain value."""
@@ -161,11 +165,6 @@ class Site:
     def refuse(self, why: str) -> ModelError:
         """Return the error that says why this node cannot be lifted."""
         return ModelError(f"{self.op} cannot be lifted: {why}", where=f"node {self.name!r}")
-
-
-def per_axis(values: Sequence[int], rank: int) -> tuple[int, ...]:
-    """Return axes counted from the front."""
-    return tuple(int(v) + rank if v < 0 else int(v) for v in values)
 
 
 def as_bool(value: Any) -> bool:

@@ -125,6 +125,13 @@ def _product(site: Site) -> Sizes | None:
     return Sizes((made,), scalar=not site.attr("keepdims", 1))
 
 
+def _count(site: Site) -> Sizes:
+    """Size or Shape of sizes: how many they are, which is known."""
+    made = _first(site)
+    shape = () if made.scalar else (len(made.items),)
+    return Sizes((len(made.items),), scalar=True) if site.op == "Size" else Sizes(shape)
+
+
 def _negative(site: Site) -> Sizes:
     made = _first(site)
     return Sizes(tuple(apply(site, operator.neg, item) for item in made.items), made.scalar)
@@ -152,6 +159,8 @@ RULES: dict[str, Callable[[Site], Sizes | None]] = {
     "Not": _opposite,
     "ReduceProd": _product,
     "Reshape": _vector,
+    "Shape": _count,
+    "Size": _count,
     "Slice": _slice,
     "Squeeze": _scalar,
     "Unsqueeze": _vector,

@@ -10,12 +10,16 @@ from torch import fx, nn
 from splitc.fx.graphs import constant, read_other
 from splitc.model import Model
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
 _THROUGH = frozenset(("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape"))
 
 
-def rewidth(model: Model, module: fx.GraphModule, shapes: Shapes) -> None:
-    """Make `model`'s numbers those of `module`, in place. `shapes`: tensor → sizes it has there."""
+def rewidth(model: Model, module: fx.GraphModule, before: Shapes, after: Shapes) -> None:
+    """Make `model`'s numbers those of `module`, in place.
+
+    `before`, `after`: tensor → its sizes in the model as it was lifted, and in the module.
+    """
     nodes = model.nodes
     for call in module.graph.nodes:
         for node in (nodes[i] for i in call.meta.get("onnx_nodes", ()) if i in nodes):
@@ -24,10 +28,10 @@ def rewidth(model: Model, module: fx.GraphModule, shapes: Shapes) -> None:
             elif "tensor" in call.meta:
                 _bounds(node, call)
     for node in nodes.values():
-        made = [shapes.get(str(out.name)) for out in node.outputs if out.name]
-        known = [shape for shape in made if shape is not None]
-        if node.op_type in _SIZED and len(known) == len(made):
-            _SIZED[node.op_type](node, known)
+        names = [str(out.name) for out in node.outputs if out.name]
+        if node.op_type in _SIZED and all(name in before and name in after for name in names):
+            sizes = ([shapes[name] for name in names] for shapes in (before, after))
+            _SIZED[node.op_type](node, *sizes)
 
 
 def _attributes(node: ir.Node, layer: nn.Module) -> None:
@@ -43,48 +47,56 @@ def _attributes(node: ir.Node, layer: nn.Module) -> None:
         node.attributes["num_groups"] = ir.AttrInt64("num_groups", int(layer.num_groups))
 
 
-def _target(node: ir.Node, made: Sequence[tuple[int, ...]]) -> None:
-    """Reshape and Expand: the constants of their target."""
+def _target(node: ir.Node, before: Sequence[Shape], after: Sequence[Shape]) -> None:
+    """Reshape and Expand: the numbers of their target."""
     if len(node.inputs) < 2:
         given = [int(x) for x in node.attributes["shape"].as_ints()]
-        wanted = [a if a in (0, -1) else b for a, b in zip(given, made[0], strict=True)]
-        node.attributes["shape"] = ir.AttrInt64s("shape", wanted)
-        return
-    _sizes(node, 1, made[0])
+        node.attributes["shape"] = ir.AttrInt64s("shape", _renewed(given, before[0], after[0]))
+    else:
+        _sizes(node, 1, before[0], after[0])
 
 
-def _sizes(node: ir.Node, index: int, wanted: Sequence[int]) -> None:
-    """Give the constants among the sizes that a node reads at one place what they are now."""
+def _renewed(given: Sequence[int], before: Shape, after: Shape) -> list[int]:
+    """Return constants with those that stand for a changed size changed; 0 and -1 stay."""
+    sizes = zip(given, before, after, strict=True)
+    return [new if old != new and value == old else value for value, old, new in sizes]
+
+
+def _sizes(node: ir.Node, index: int, before: Shape, after: Shape) -> None:
+    """Renew the sizes that a node reads at one place: constants, or a Concat of such."""
     value = node.inputs[index]
     given = constant(value)
+    name = f"{node.outputs[0].name}_sizes"
     if given is not None:
-        if given.size != len(wanted):
-            return
-        after = [int(a) if a in (0, -1, 1) else int(b) for a, b in zip(given, wanted, strict=True)]
-        if after != given.tolist():
-            read_other(node, index, np.array(after, np.int64), f"{node.outputs[0].name}_sizes")
+        renewed = (
+            _renewed(given.reshape(-1).tolist(), before, after)
+            if given.size == len(after)
+            else None
+        )
+        if renewed not in (None, given.reshape(-1).tolist()):
+            read_other(node, index, np.array(renewed, np.int64).reshape(given.shape), name)
         return
     maker = None if value is None else value.producer()
-    if maker is None:
-        return
-    if maker.op_type == "Concat":
-        _concat(maker, wanted)
-    elif maker.op_type in _THROUGH:
-        _sizes(maker, 0, wanted)
+    if maker is not None and maker.op_type == "Concat":
+        _concat(maker, before, after)
+    elif maker is not None and maker.op_type in _THROUGH:
+        _sizes(maker, 0, before, after)
+    elif len(after) == 1 and before != after and node.op_type == "Concat":
+        read_other(node, index, np.array([-1], np.int64), name)
 
 
-def _concat(node: ir.Node, wanted: Sequence[int]) -> None:
-    """Divide wanted sizes among the parts of a Concat, where each part is one size or constant."""
+def _concat(node: ir.Node, before: Shape, after: Shape) -> None:
+    """Divide sizes among the parts of a Concat, where each part is one size or constant."""
     lengths = [1 if (known := constant(v)) is None else known.size for v in node.inputs]
-    if sum(lengths) != len(wanted):
+    if sum(lengths) != len(after):
         return
     at = 0
     for index, length in enumerate(lengths):
-        _sizes(node, index, wanted[at : at + length])
+        _sizes(node, index, before[at : at + length], after[at : at + length])
         at += length
 
 
-def _parts(node: ir.Node, made: Sequence[tuple[int, ...]]) -> None:
+def _parts(node: ir.Node, _: Sequence[Shape], made: Sequence[Shape]) -> None:
     """Split: the sizes of its parts."""
     axis = node.attributes.get_int("axis", 0)
     wanted = [shape[axis] for shape in made]
@@ -121,7 +133,7 @@ def _bound(place: tuple[Any, ...], axis: int, field: str, old: int) -> int:
     return new if isinstance(new, int) else old
 
 
-_SIZED: dict[str, Callable[[ir.Node, Sequence[tuple[int, ...]]], None]] = {
+_SIZED: dict[str, Callable[[ir.Node, Sequence[Shape], Sequence[Shape]], None]] = {
     "Expand": _target,
     "Reshape": _target,
     "Split": _parts,

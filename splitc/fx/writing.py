@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from torch import fx
 
 from splitc.errors import ModelError, did_you_mean
 from splitc.fx.checking import TOLERANCE, checked, recorded
-from splitc.fx.graphs import all_values, forget_shapes, store
+from splitc.fx.graphs import all_values, constant, forget_shapes, shape_of, store
 from splitc.fx.layouts import Slot, joined
 from splitc.fx.selections import select
 from splitc.fx.widths import rewidth
@@ -33,16 +32,35 @@ def write_back(model: Model, module: fx.GraphModule, *, tolerance: float = TOLER
     still = _still(module)
     made = replace(model.clone(), cuttable=model.cuttable)
     table = all_values(made.ir.graph)
-    for name, array in changed(model, still).items():
-        store(made.ir, table[name], array)
-    select(made, still)
-    rewidth(made, still, {n: a.shape for n, a in recorded(model, still).items()})
-    forget_shapes(made.ir)
-    if problem := infer(made.ir):
-        raise ModelError(f"the written graph is inconsistent: {problem}", where=model.source)
-    made = replace(made)
-    made.check()
+    fresh = changed(model, still)
+    wider = any(array.shape != shape_of(table[name]) for name, array in fresh.items())
+    for name, array in fresh.items():
+        store(table[name], array)
+    if select(made, still) or wider:
+        before = {name: fact.shape for name, fact in model.facts.items()}
+        rewidth(made, still, before, {n: a.shape for n, a in recorded(model, still).items()})
+        made = _typed(made)
     checked(made, still, tolerance=tolerance)
+    return made
+
+
+def _typed(model: Model) -> Model:
+    """Infer every size anew; a graph output keeps a size that it had where inference loses it."""
+    before = [list(value.shape or ()) for value in model.ir.graph.outputs]
+    forget_shapes(model.ir)
+    if problem := infer(model.ir):
+        raise ModelError(f"the written graph is inconsistent: {problem}", where=model.source)
+    made = replace(model)
+    for value, dims in zip(made.ir.graph.outputs, before, strict=True):
+        if value.shape is not None and None in [
+            d if isinstance(d, int) else d.value for d in value.shape
+        ]:
+            seen = made.facts[str(value.name)].shape
+            value.shape = ir.Shape(
+                old if isinstance(old, int) and old == size else new
+                for old, size, new in zip(dims, seen, value.shape, strict=True)
+            )
+    made.check()
     return made
 
 
@@ -56,7 +74,7 @@ def changed(model: Model, module: fx.GraphModule) -> dict[str, NDArray[Any]]:
     tensors = _tensors(module)
     made: dict[str, NDArray[Any]] = {}
     for name in dict.fromkeys(slot.initializer for slot in slots.values()):
-        if name not in table or (before := _array(table[name])) is None:
+        if name not in table or (before := constant(table[name])) is None:
             raise ModelError(
                 f"the module holds a weight {name!r} that the model lacks",
                 where=model.source,
@@ -107,11 +125,6 @@ def _agreed(
                 hint="change both alike, or give one node an initializer of its own first",
             )
     return {path: held[path] for path in first.values()}
-
-
-def _array(value: ir.Value) -> NDArray[Any] | None:
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else np.asarray(tensor.numpy())
 
 
 def _still(module: fx.GraphModule) -> fx.GraphModule:

@@ -4,13 +4,16 @@ from collections.abc import Callable
 
 from splitc.fx.builder import Made
 from splitc.fx.rules import (
+    control,
     convolution,
     elementwise,
     indexing,
     linear,
     normalization,
     pooling,
+    recurrent,
     reduction,
+    resizing,
     shaping,
 )
 from splitc.fx.site import Site
@@ -26,5 +29,8 @@ for _family in (
     reduction,
     shaping,
     indexing,
+    resizing,
+    recurrent,
+    control,
 ):
     RULES |= _family.RULES

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from splitc.fx import functions
 from splitc.fx.layouts import Permuted
-from splitc.fx.site import Site, per_axis
+from splitc.fx.site import Site
 
 _ENDLESS = 2**31 - 1
 
@@ -61,7 +61,7 @@ def sliced(site: Site) -> fx.Node:
     """Slice; bounds may be sizes; a step back is turned around."""
     starts, ends = (_bounds(site, i, name) for i, name in ((1, "starts"), (2, "ends")))
     axes = site.ints(3) if site.has(3) else site.attr("axes")
-    axes = per_axis(list(range(len(starts))) if axes is None else axes, site.rank())
+    axes = site.per_axis(list(range(len(starts))) if axes is None else axes)
     steps = site.ints(4) if site.has(4) else [1] * len(starts)
     ranges = dict(zip(axes, zip(starts, ends, steps or [], strict=True), strict=True))
     if any(step < 0 for _, _, step in ranges.values()):
@@ -116,7 +116,7 @@ def _pads(site: Site) -> list[tuple[Any, Any]]:
     else:
         items = [int(x) for x in site.attr("pads", site.attr("paddings"))]
     rank, half = site.rank(), len(items) // 2
-    axes = per_axis(site.ints(3) or (), rank) if site.has(3) else tuple(range(rank))
+    axes = site.per_axis(site.ints(3) or ()) if site.has(3) else tuple(range(rank))
     named = dict(zip(axes, zip(items[:half], items[half:], strict=True), strict=True))
     return [named.get(axis, (0, 0)) for axis in range(rank)]
 

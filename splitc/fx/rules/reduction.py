@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from splitc.fx import functions
-from splitc.fx.site import Site, per_axis
+from splitc.fx.site import Site
 
 _REDUCE: dict[str, Callable[..., Any]] = {
     "ReduceL1": functions.reduce_l1,
@@ -32,7 +32,7 @@ def reduced(site: Site) -> fx.Node:
             return site.call(functions.identity, site.x(0))
         axes = list(range(site.rank()))
     keep = bool(site.attr("keepdims", 1))
-    return site.call(_REDUCE[site.op], site.x(0), list(per_axis(axes, site.rank())), keep)
+    return site.call(_REDUCE[site.op], site.x(0), list(axes), keep)
 
 
 def extreme(site: Site) -> fx.Node:

@@ -12,7 +12,7 @@ from torch import fx
 from splitc.fx import functions, reshaping
 from splitc.fx.builder import Made, Sizes
 from splitc.fx.rules.elementwise import torch_dtype
-from splitc.fx.site import Site, per_axis
+from splitc.fx.site import Site
 
 
 def reshape(site: Site) -> fx.Node:
@@ -26,7 +26,7 @@ def reshape(site: Site) -> fx.Node:
     before, after = site.wide(0), site.wide_output()
     if before is not None and after is not None and len(after) == len(items):
         items = reshaping.derived(site.builder, x, items, before, after)
-    if (merged := reshaping.flattened(items, site.rank(), x)) is not None:
+    if (merged := reshaping.flattened(items, before, x)) is not None:
         return site.call(torch.flatten, x, *merged)
     return site.call(torch.reshape, x, tuple(items))
 
@@ -54,7 +54,7 @@ def squeeze(site: Site) -> fx.Node:
     axes = site.ints(1, "axes") if site.has(1) else site.ints(99, "axes")
     if axes is None:
         return site.call(torch.squeeze, site.x(0))
-    return site.call(torch.squeeze, site.x(0), per_axis(axes, site.rank()))
+    return site.call(torch.squeeze, site.x(0), tuple(axes))
 
 
 def unsqueeze(site: Site) -> fx.Node:
@@ -63,7 +63,7 @@ def unsqueeze(site: Site) -> fx.Node:
     if axes is None:
         raise site.refuse("it has no axes")
     made = site.x(0)
-    for axis in sorted(per_axis(axes, site.rank() + len(axes))):
+    for axis in sorted(site.per_axis(axes, more=len(axes))):
         made = site.call(torch.unsqueeze, made, axis)
     return made
 
@@ -106,9 +106,10 @@ def tile(site: Site) -> fx.Node:
 
 def shape(site: Site) -> Made:
     """Shape: sizes that are nodes; what nobody reads is dropped later."""
-    rank = site.rank()
-    axes = range(rank)[slice(site.attr("start", 0), site.attr("end", rank))]
-    x = site.x(0)
+    x, known = site.x(0), site.builder.known_rank(site.input(0))
+    if known is None:
+        return site.call(functions.shape, x, site.attr("start", 0), site.attr("end"))
+    axes = range(known)[slice(site.attr("start", 0), site.attr("end"))]
     return Sizes(tuple(site.builder.size(x, axis) for axis in axes))
 
 
