@@ -33,10 +33,15 @@ _LIMIT = 2**31 - 2**27
 
 @dataclass(frozen=True)
 class Simplify:
-    """Fold constants and fuse, keeping meaning and names."""
+    """Fold constants and fuse, keeping meaning and names.
+
+    `fuse_batch_norm`: into the convolution before it; passes that train need it apart.
+    """
 
     name: ClassVar[str] = "simplify"
     exact: ClassVar[bool] = True
+
+    fuse_batch_norm: bool = True
 
     def run(self, model: Model) -> Model:
         """Return the simplified model; its notes say what did it, if not onnxsim.
@@ -47,7 +52,7 @@ class Simplify:
         reasons: list[str] = []
         for label, tool in (("onnxsim", _onnxsim), ("onnxscript", _onnxscript)):
             try:
-                made = _finished(model, tool(model))
+                made = _finished(model, tool(model, self.fuse_batch_norm))
             except (ModelError, RuntimeError, ValueError, OSError, MemoryError) as error:
                 reasons.append(f"{label}: {str(error).strip().splitlines()[0][:120]}")
                 continue
@@ -70,7 +75,7 @@ def _finished(model: Model, made: Model) -> Model:
     return made
 
 
-def _onnxsim(model: Model) -> Model:
+def _onnxsim(model: Model, fuse: bool) -> Model:
     if model.weight_bytes() > _LIMIT:
         raise ModelError("weights above 2 GiB are left to the backend's own optimizer")
     with _hidden("torch"):
@@ -79,7 +84,7 @@ def _onnxsim(model: Model) -> Model:
         source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
         model.save(source)
         with _silence():
-            onnxsim.simplify(str(source), check_n=0, output_path=str(target))
+            onnxsim.simplify(str(source), check_n=0, skip_fuse_bn=not fuse, output_path=str(target))
         return parked(replace(model, ir=_held(target)))
 
 
@@ -92,7 +97,9 @@ def _held(path: Path) -> ir.Model:
     return result
 
 
-def _onnxscript(model: Model) -> Model:
+def _onnxscript(model: Model, fuse: bool) -> Model:
+    if not fuse and any(node.op_type == "BatchNormalization" for node in model.ir.graph):
+        raise ModelError("it fuses every BatchNorm")
     if model.weight_bytes() > _LIMIT:
         raise ModelError("weights above 2 GiB")
     from onnxscript import optimizer

@@ -96,7 +96,7 @@ def optimize(
         max_drop=max_drop,
         train=_text(train),
     )
-    loaded = opened(model, input, max_size)
+    loaded = opened(model, input, max_size, passes)
     place = None if output is None else Path(output)
     return optimized(
         loaded, asked, place, search=search, resume=resume, observe=observe, progress=progress
@@ -160,7 +160,8 @@ def plan(
     request = _request(options)
     if costs is not None:
         return _plan_from_costs(model, costs, request, max_size)
-    return planned(opened(model, request.input, max_size), request, progress).plan
+    loaded = opened(model, request.input, max_size, request.passes)
+    return planned(loaded, request, progress).plan
 
 
 def compile(

@@ -61,7 +61,7 @@ def compile_bundle(
     _return_freed_memory()
     scenario = request.scenario()
     progress("load", str(model) if not isinstance(model, Model) else model.source)
-    loaded = parked(opened(model, request.input, max_size))
+    loaded = parked(opened(model, request.input, max_size, request.passes))
     _check_outputs(loaded)
     made = planned(loaded, request, progress, recorder)
     after, plan = parked(made.model), made.plan

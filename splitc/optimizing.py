@@ -110,7 +110,7 @@ def optimized(
     progress: Progress,
 ) -> Optimized:
     """Run the passes of `request` on `model`; see `splitc.optimize`."""
-    passes = steps_of(request)
+    passes = steps_of(request, model)
     boundary = _boundary(model, passes, request)
     given = resources(model, request)
     pin = pins(model, request.cut) if boundary is None else _kept(model, boundary)

@@ -94,6 +94,11 @@ def late(step: Pass) -> bool:
     return bool(side(step)) or bool(getattr(step, "after_plan", False))
 
 
+def trains(step: Pass) -> bool:
+    """Tell whether a pass trains where it is given a recipe."""
+    return any(field.name == "recipe" for field in dataclasses.fields(step))
+
+
 def side(step: Pass) -> str:
     """Return 'head' or 'tail' for a pass that works on one side of a cut, else ''."""
     scope = getattr(step, "scope", "")

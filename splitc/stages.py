@@ -13,7 +13,7 @@ from splitc.errors import RequestError
 from splitc.ingest import load
 from splitc.judging import Judge, Step, tunes
 from splitc.model import DEFAULT_MAX_SIZE, InputSpec, Model
-from splitc.pipeline import Pass, Resources, late, side
+from splitc.pipeline import Pass, Resources, late, side, trains
 from splitc.request import Request
 from splitc.scope import Boundary
 from splitc.units import si
@@ -36,11 +36,16 @@ def opened(
     model: str | Path | Model,
     input: Sequence[str | InputSpec] = (),
     max_size: int = DEFAULT_MAX_SIZE,
+    passes: str = "",
 ) -> Model:
-    """Return `model` itself, or load the file or factory that it names."""
+    """Return `model` itself, or load the file or factory that it names.
+
+    A BatchNorm of a torch model stays apart where one of `passes` trains.
+    """
     if isinstance(model, Model):
         return model
-    return load(model, input=input, max_size=max_size)
+    fold = not any(map(trains, pipeline.parse(passes)))
+    return load(model, input=input, max_size=max_size, fold=fold)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def planned(
     Passes that need the cut run in a second round, after the plan; then the cut is priced again.
     Raises `GateError` when a lossy pass breaks `--max-drop`.
     """
-    passes = steps_of(request)
+    passes = steps_of(request, model)
     judge = Judge(
         model,
         replace(resources(model, request), recorder=recorder),
@@ -116,11 +121,28 @@ def recording(
     shutil.rmtree(place, ignore_errors=True)
 
 
-def steps_of(request: Request) -> tuple[Pass, ...]:
-    """Return the passes of `--passes`, and the one that `--wire int8` or `fp16` stands for."""
+def steps_of(request: Request, model: Model) -> tuple[Pass, ...]:
+    """Return the passes of `--passes`, and the one that `--wire int8` or `fp16` stands for.
+
+    Where the model has a BatchNorm and a pass trains, it is fused after that pass, not before.
+    """
     dtype, _ = form(request.wire)
     text = f'narrow-boundary{{dtype = "{dtype}"}}' if dtype else ""
-    return pipeline.parse(request.passes) + pipeline.parse(text)
+    passes = pipeline.parse(request.passes) + pipeline.parse(text)
+    last = max((at for at, step in enumerate(passes) if trains(step)), default=-1)
+    if last < 0 or all(node.op_type != "BatchNormalization" for node in model.ir.graph):
+        return passes
+    early = [_apart(step) for step in passes[: last + 1]]
+    later = pipeline.parse("" if any(s.name == "simplify" for s in passes[last:]) else "simplify")
+    return (*early, *later, *passes[last + 1 :])
+
+
+def _apart(step: Pass) -> Pass:
+    """Return the pass, told to leave each BatchNorm alone if it would fuse it."""
+    if step.name != "simplify":
+        return step
+    (apart,) = pipeline.parse("simplify{fuse_batch_norm = false}")
+    return apart
 
 
 def resources(model: Model, request: Request) -> Resources:

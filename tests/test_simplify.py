@@ -85,7 +85,7 @@ def test_a_lying_output_is_refused_and_recorded(
 ) -> None:
     before = model(norm(), tmp_path)
     assert names.honest(before, lie(before)) == "output 'y' differs"
-    monkeypatch.setattr(simplify, "_onnxsim", lie)
+    monkeypatch.setattr(simplify, "_onnxsim", lambda given, fuse: lie(given))
     after = Simplify().run(before)
     assert any("onnxscript did it" in note and "output 'y' differs" in note for note in after.notes)
     feeds = draw_inputs(before, 3)
@@ -95,7 +95,7 @@ def test_a_lying_output_is_refused_and_recorded(
 def test_when_nothing_works_the_graph_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(given: Model) -> Model:
+    def fail(given: Model, fuse: bool) -> Model:
         raise RuntimeError("no luck\nat all")
 
     for tool in ("_onnxsim", "_onnxscript"):

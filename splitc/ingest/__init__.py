@@ -13,12 +13,15 @@ def load(
     *,
     input: Sequence[str | InputSpec] = (),
     max_size: int = DEFAULT_MAX_SIZE,
+    fold: bool = True,
 ) -> Model:
     """Load a model as one ONNX graph.
 
     `path`: a file ending in `.onnx` or `.pt2`, or ``pkg.mod:factory``, which RUNS that code.
     `input`: `--input` texts or values, sizes and types of inputs. `max_size`: bytes, the graph
-    and its external data together. Raises `ModelError` (the file) or `RequestError` (`input`).
+    and its external data together. `fold`: whether torch's exporter may fold a BatchNorm into the
+    convolution before it, which training needs apart. Raises `ModelError` (the
+    file) or `RequestError` (`input`).
     """
     from splitc.ingest import onnx_file
 
@@ -28,11 +31,11 @@ def load(
     if not Path(path).exists() and ":" in text and not text.endswith((".onnx", ".pt2")):
         from splitc.ingest import factory
 
-        raw, notes = factory.read(text)
+        raw, notes = factory.read(text, fold)
     elif text.endswith(".pt2"):
         from splitc.ingest import pt2
 
-        raw, notes = pt2.read(Path(path), max_size)
+        raw, notes = pt2.read(Path(path), max_size, fold)
     else:
         raw = onnx_file.read(Path(path), max_size)
     return _ready(Model(raw, source=_name(text), notes=notes), specs)

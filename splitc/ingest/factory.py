@@ -21,19 +21,20 @@ _SHAPE = "a factory returns (torch.nn.Module, tuple or dict of example inputs)"
 _SPELLING = "name a factory as pkg.mod:make, or a file that exists"
 
 
-def read(text: str) -> tuple[ir.Model, tuple[str, ...]]:
+def read(text: str, fold: bool = True) -> tuple[ir.Model, tuple[str, ...]]:
     """Call the factory named by ``pkg.mod:attribute``; return its graph and lines for the user.
 
     The module is switched to inference mode. The first dimension that the example tensors share
     becomes the symbolic batch where the export can keep it; else sizes are the example's, and a
-    line says so. Raises `ModelError` naming what went wrong, at which step.
+    line says so. `fold`: as in `to_onnx`. Raises `ModelError` naming what went wrong, at which
+    step.
     """
     check_spelling(text, _SPELLING, ModelError)
     require_torch(text)
     with importable():
         factory = function(text, shape=_SHAPE, spelling=_SPELLING, error=ModelError)
         module, args, kwargs = _made(factory, text)
-        return _exported(module.eval(), args, kwargs, text)
+        return _exported(module.eval(), (args, kwargs), text, fold)
 
 
 def _made(factory: Callable[[], object], where: str) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -61,16 +62,15 @@ def _kind(value: object) -> str:
 
 
 def _exported(
-    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], where: str
+    module: Any, example: tuple[tuple[Any, ...], dict[str, Any]], where: str, fold: bool
 ) -> tuple[ir.Model, tuple[str, ...]]:
     """Export with a symbolic batch if that works, else with the example's sizes."""
     import torch
     from torch.utils import _pytree as pytree
 
-    example = (args, kwargs)
     tensors = [v for v in pytree.tree_leaves(example) if isinstance(v, torch.Tensor) and v.ndim]
     if not tensors:
-        return to_onnx(_program(module, example, None, where), where), ()
+        return to_onnx(_program(module, example, None, where), where, fold), ()
     size = int(tensors[0].shape[0])
     batched = pytree.tree_map(lambda v: _is_batched(v, size), example)
     twice = pytree.tree_map(
@@ -78,13 +78,13 @@ def _exported(
     )
     try:
         program = _program(module, twice, batched, where)
-        return to_onnx(program, where), ()
+        return to_onnx(program, where, fold), ()
     except ModelError as error:
         note = (
             f"the batch is fixed at {size}, as in the factory's example inputs: the export cannot "
             f"keep it symbolic ({error.args[0][:200]})"
         )
-    return to_onnx(_program(module, example, None, where), where), (note,)
+    return to_onnx(_program(module, example, None, where), where, fold), (note,)
 
 
 def _is_batched(value: object, size: int) -> bool:

@@ -39,17 +39,17 @@ _CHUNK = 2**20
 _HINT = "export it again with torch.export.save of torch 2.9 or newer"
 
 
-def read(path: Path, max_size: int) -> tuple[ir.Model, tuple[str, ...]]:
+def read(path: Path, max_size: int, fold: bool = True) -> tuple[ir.Model, tuple[str, ...]]:
     """Return the archive's program as an ONNX graph, and lines for the user.
 
-    `max_size`: bytes, bounds the unpacked archive. Raises `ModelError` that names the member or
-    operator that is not allowed, or why torch cannot read or export the program.
+    `max_size`: bytes, bounds the unpacked archive. `fold`: as in `to_onnx`. Raises `ModelError`
+    that names the member or operator that is not allowed, or why torch cannot read or export it.
     """
     require_torch(path.name)
     with tempfile.TemporaryDirectory(prefix="splitc-") as folder:
         clean = Path(folder) / "model.pt2"
         write_clean(path, clean, max_size)
-        return to_onnx(_load(clean, path.name), path.name), ()
+        return to_onnx(_load(clean, path.name), path.name, fold), ()
 
 
 def _load(clean: Path, where: str) -> Any:

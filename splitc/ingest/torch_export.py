@@ -31,16 +31,19 @@ def failures() -> tuple[type[Exception], ...]:
     return (*ours, *plain, AssertionError, NotImplementedError, EOFError, OSError, ImportError)
 
 
-def to_onnx(program: Any, where: str) -> ir.Model:
+def to_onnx(program: Any, where: str, fold: bool = True) -> ir.Model:
     """Translate a `torch.export.ExportedProgram`; symbolic sizes stay symbolic.
 
+    `fold`: let the exporter optimize the graph, which folds BatchNorm into convolutions.
     Raises `ModelError` with the exporter's reason.
     """
     import torch
 
     try:
         with quiet(), torch.no_grad():
-            made = torch.onnx.export(program, dynamo=True, verbose=False, external_data=False)
+            made = torch.onnx.export(
+                program, dynamo=True, verbose=False, external_data=False, optimize=fold
+            )
     except failures() as error:
         raise ModelError(
             f"torch cannot export the program to ONNX: {reason(error)}", where=where

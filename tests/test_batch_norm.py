@@ -1,0 +1,99 @@
+"""A BatchNorm stays apart for a pass that trains, and is fused after it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+import splitc
+from splitc import pipeline, plugins
+from splitc.model import Model
+from splitc.passes.simplify import Simplify
+from splitc.pipeline import resource
+from splitc.request import Request
+from splitc.stages import opened, steps_of
+from tests.networks import model
+
+TEXT = """g (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y)
+<float[2, 2, 1, 1] w = {1, 2, 3, 4}, float[2] g = {1, 2}, float[2] b = {0, 1}, float[2] m = {0, 1},
+ float[2] v = {1, 4}> { c = Conv(x, w)  n = BatchNormalization(c, g, b, m, v)  y = Relu(n) }"""
+
+FACTORY = """
+import torch
+
+def make():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten())
+    return net, (torch.randn(1, 3, 8, 8),)
+"""
+
+
+@dataclass(frozen=True)
+class Teach:
+    """Count the BatchNorms that it sees; would train."""
+
+    name: ClassVar[str] = "teach"
+    exact: ClassVar[bool] = True
+    recipe: Any = resource()
+
+    def run(self, model: Model) -> Model:
+        return model.with_notes(f"teach sees {norms(model)}")
+
+
+def norms(model: Model) -> int:
+    return sum(node.op_type == "BatchNormalization" for node in model.ir.graph)
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pipeline.BUILT_IN, "teach", f"{__name__}:Teach")
+    load = plugins.load
+
+    def found(group: str, name: str, table: Any, **more: Any) -> object:
+        return Teach if name == "teach" else load(group, name, table, **more)
+
+    monkeypatch.setattr(plugins, "load", found)
+
+
+def test_simplify_leaves_it_alone_if_told(tmp_path: Path) -> None:
+    net = model(TEXT, tmp_path)
+    assert norms(Simplify().run(net)) == 0
+    kept = Simplify(fuse_batch_norm=False).run(net)
+    assert (norms(kept), kept.notes) == (1, net.notes)
+
+
+PIPELINES = {
+    "simplify, teach": "simplify{fuse_batch_norm = false}, teach, simplify",
+    "teach": "teach, simplify",
+    "teach, simplify, teach": "teach, simplify{fuse_batch_norm = false}, teach, simplify",
+    "simplify, teach, simplify": "simplify{fuse_batch_norm = false}, teach, simplify",
+    "simplify": "simplify",
+}
+
+
+@pytest.mark.parametrize(("typed", "runs"), PIPELINES.items())
+def test_fused_after_training_not_before(tmp_path: Path, typed: str, runs: str) -> None:
+    steps = steps_of(Request(passes=typed), model(TEXT, tmp_path))
+    assert pipeline.text(steps) == runs
+
+
+def test_without_a_batch_norm_the_pipeline_is_as_typed(tmp_path: Path) -> None:
+    net = model("g (float[2] x) => (float[2] y) { y = Relu(x) }", tmp_path)
+    steps = steps_of(Request(passes="simplify, teach"), net)
+    assert pipeline.text(steps) == "simplify, teach"
+
+
+@pytest.mark.torch
+def test_a_factory_comes_in_with_it_where_a_pass_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "teachable.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    assert norms(opened("teachable:make")) == 0
+    assert norms(opened("teachable:make", passes="teach")) == 1
+    made = splitc.optimize("teachable:make", passes="simplify, teach")
+    assert "teach sees 1" in made.notes
+    assert norms(made.model) == 0
