@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from splitc import pipeline
 from splitc.cuts import INPUT, OUTPUT, Cut, crossing, of_head, parted
@@ -101,24 +101,41 @@ def planned(
 @contextmanager
 def recording(
     request: Request, output: Path | None, resume: bool, progress: Progress
-) -> "Iterator[Recorder | None]":
+) -> "Iterator[Recorder]":
     """Give training a place for its checkpoints, beside `output`; a finished run takes them away.
 
-    None where nothing is trained. Raises `RequestError` where there is nothing to resume.
+    Where nothing is trained the recorder only tells. Raises `RequestError` where there is nothing
+    to resume.
     """
+    from splitc.train import FolderRecorder
+
     if request.train is None:
         if resume:
             raise RequestError("--resume takes up training", hint="--train recipe.toml")
-        yield None
+        yield _Teller(progress)
         return
-    from splitc.train import FolderRecorder
-
     folder = (output or Path("splitc")).absolute()
     place = folder.with_name(f"{folder.name}.checkpoint")
     if resume and not place.exists():
         raise RequestError("there is no checkpoint to resume", where=str(place))
     yield FolderRecorder(place, resume=resume, progress=progress)
     shutil.rmtree(place, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Teller:
+    """Tells how far a pass is, and keeps nothing."""
+
+    tell: Progress
+
+    def progress(self, done: int, total: int, detail: str) -> None:
+        self.tell("work", f"{done} of {total}, {detail}")
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep nothing."""
+
+    def load(self) -> dict[str, Any] | None:
+        return None
 
 
 def steps_of(request: Request, model: Model) -> tuple[Pass, ...]:

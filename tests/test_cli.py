@@ -116,7 +116,11 @@ def test_optimize(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     made = json.loads(printed(capsys, *argv, "--json"))
     assert made["output"] == str(out)
     (step,) = made["passes"]
-    assert (step["name"], step["options"], step["exact"]) == ("simplify", {}, True)
+    assert (step["name"], step["options"], step["exact"]) == (
+        "simplify",
+        {"fuse_batch_norm": True},
+        True,
+    )
     assert {step[key] for key in ("metric_before", "metric_after", "samples")} == {None}
     for size in (made["before"], made["after"]):
         assert set(size) == {"macs", "int8_mac_share", "weight_bytes", "file_bytes", "nodes"}
@@ -202,7 +206,7 @@ def test_what_a_dry_run_prints_runs_back(
             "error: 'simplify' has no option 'level'\n"
             "   at: simplify{level = 2}\n"
             "       ^\n"
-            " hint: 'simplify' takes no options\n",
+            " hint: known names: fuse_batch_norm\n",
         ),
         (
             ["--cut", "rr"],

@@ -21,7 +21,7 @@ COMMANDS = {
     "cuts": ("splitc.cli.look:cuts", "The boundaries worth looking at."),
     "plan": ("splitc.cli.build:plan", "The price list; writes nothing."),
     "optimize": ("splitc.cli.look:optimize", "Run passes alone."),
-    "sensitivity": ("splitc.cli.sensitivity:sensitivity", "What int8 costs and saves at each node."),
+    "sensitivity": ("splitc.cli.sensitivity:sensitivity", "What int8 costs and saves, by node."),
     "verify": ("splitc.cli.bundles:verify", "Check a bundle: digests, contract, self-test."),
     "run": ("splitc.cli.bundles:run", "Head, framed boundary, tail; the tail may be elsewhere."),
     "serve": ("splitc.cli.bundles:serve", "The tail behind a socket."),

@@ -120,16 +120,24 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
     Console(file=sys.stdout, width=width, highlight=False).print(made)
 
 
+_LONG = ("train", "sensitivity", "work")
+"""Stages that report many times while they last."""
+
+
 class Progress:
     """Says on stderr what goes on: a live line on a terminal, plain lines elsewhere.
 
-    Called as `progress(stage, detail)`. In a pipe nothing is said in the first two seconds.
+    Called as `progress(stage, detail)`. In a pipe nothing is said in the first two seconds, and a
+    stage that goes on (training) says how far it is every ten seconds.
     """
+
+    _EVERY_S = 10.0
 
     def __init__(self, mode: str) -> None:
         self._mode = mode
         self._begin = time.monotonic()
         self._status: Any = None
+        self._last = ("", 0.0)
 
     def __call__(self, stage: str, detail: str = "") -> None:
         """Say that `stage` begins."""
@@ -139,7 +147,14 @@ class Progress:
         if self._mode == "auto" and sys.stderr.isatty():
             self._live(text)
         elif self._mode == "plain" or time.monotonic() - self._begin > 2:
-            click.echo(f"[{time.monotonic() - self._begin:6.1f} s] {text}", err=True)
+            self._line(stage, text)
+
+    def _line(self, stage: str, text: str) -> None:
+        now = time.monotonic()
+        before, said = self._last
+        if stage != before or now - said >= self._EVERY_S or stage not in _LONG:
+            self._last = stage, now
+            click.echo(f"[{now - self._begin:6.1f} s] {text}", err=True)
 
     def _live(self, text: str) -> None:
         from rich.console import Console
