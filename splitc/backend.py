@@ -98,7 +98,11 @@ class Artifact:
 
 
 class Backend(Protocol):
-    """One way to run a segment. Made without arguments; holds no state."""
+    """One way to run a segment. Made without arguments; holds no state.
+
+    A class attribute `rules` names the form of quantized graphs that it takes, if it takes but
+    one: a `quantize` whose work it gets is told.
+    """
 
     name: ClassVar[str]
 

@@ -145,13 +145,30 @@ def steps_of(request: Request, model: Model) -> tuple[Pass, ...]:
     """
     dtype, _ = form(request.wire)
     text = f'narrow-boundary{{dtype = "{dtype}"}}' if dtype else ""
-    passes = pipeline.parse(request.passes) + pipeline.parse(text)
+    typed = [_ruled(step, request) for step in pipeline.parse(request.passes)]
+    passes = (*typed, *pipeline.parse(text))
     last = max((at for at, step in enumerate(passes) if trains(step)), default=-1)
     if last < 0 or all(node.op_type != "BatchNormalization" for node in model.ir.graph):
         return passes
     early = [_apart(step) for step in passes[: last + 1]]
     later = pipeline.parse("" if any(s.name == "simplify" for s in passes[last:]) else "simplify")
     return (*early, *later, *passes[last + 1 :])
+
+
+def _ruled(step: Pass, request: Request) -> Pass:
+    """Return the pass with the rules for quantized graphs of the backend that gets its work."""
+    if "rules" not in pipeline.settable(step):
+        return step
+    from splitc import backend
+
+    names = {"head": request.head_backend, "tail": request.tail_backend}
+    chosen = [names[side(step)]] if side(step) else list(names.values())
+    rules = [str(getattr(backend.get(name), "rules", "")) for name in dict.fromkeys(chosen)]
+    wanted: dict[str, Any] = {"rules": next(filter(None, rules), ""), "symmetric": True}
+    known = {*pipeline.settable(step)}
+    if not wanted["rules"]:
+        return step
+    return replace(step, **{name: value for name, value in wanted.items() if name in known})
 
 
 def _apart(step: Pass) -> Pass:

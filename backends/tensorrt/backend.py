@@ -29,6 +29,7 @@ class TensorRT:
     """Recipes for TensorRT 10.12 to 11. The fields say what is here; tests say something else."""
 
     name: ClassVar[str] = "tensorrt"
+    rules: ClassVar[str] = "tensorrt"
     flavour: Flavour = TENSORRT
     machine: cuda.Machine = field(default_factory=cuda.Driver)
     version: Callable[[Flavour], str] = child.version

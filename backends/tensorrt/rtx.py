@@ -25,6 +25,7 @@ class TensorRTRTX:
     """Engines of TensorRT-RTX. The field is for tests: a GPU to find."""
 
     name: ClassVar[str] = "tensorrt-rtx"
+    rules: ClassVar[str] = "tensorrt"
     machine: cuda.Machine = field(default_factory=cuda.Driver)
 
     def supports(self, segment: "Model", target: Target) -> Refusals:
