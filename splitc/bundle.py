@@ -62,7 +62,8 @@ class Parts:
     fingerprint of the model as loaded. `plan`: the chosen entry, `certificate` the plan's. `tiers`:
     device names of head and tail. `artifacts`: side → what backends made of it. `request`: the
     resolved options, without absolute paths. `codec`: of the wire. `exact`: no pass was lossy;
-    else `gate` is what all passes cost.
+    else `gate` is what all passes cost. `resources`: digests of what they were given; `libraries`:
+    distributions that took part beside `LIBRARIES`.
     """
 
     model: Model
@@ -77,6 +78,8 @@ class Parts:
     artifacts: Mapping[str, Sequence["Artifact"]] = field(default_factory=dict)
     exact: bool = True
     gate: GateRecord | None = None
+    resources: Mapping[str, str] = field(default_factory=dict)
+    libraries: Sequence[str] = ()
 
 
 @dataclass
@@ -176,7 +179,11 @@ def _fill(folder: Path, parts: Parts) -> Manifest:
         inputs=tuple(_interface(tensor) for tensor in parts.model.inputs),
         outputs=tuple(_interface(tensor) for tensor in parts.model.outputs),
         passes=Passes(
-            text=parts.passes, exact=parts.exact, notes=parts.model.notes, gate=parts.gate
+            text=parts.passes,
+            exact=parts.exact,
+            notes=parts.model.notes,
+            gate=parts.gate,
+            resources=dict(parts.resources),
         ),
         request=_plain(parts.request),
         segments=segments,
@@ -186,7 +193,7 @@ def _fill(folder: Path, parts: Parts) -> Manifest:
         certificate=_plain(parts.certificate),
         checks=(),
         selftest=test,
-        libraries={name: metadata.version(name) for name in LIBRARIES},
+        libraries={name: metadata.version(name) for name in (*LIBRARIES, *parts.libraries)},
         files=files,
     )
     halves = {side: manifests.portable(made, side) for side in manifests.SIDES}

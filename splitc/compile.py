@@ -81,6 +81,8 @@ def compile_bundle(
         artifacts=_artifacts(halves, scenario, request),
         exact=made.exact,
         gate=gate_record(made),
+        resources=made.resources,
+        libraries=("torch", "torch-pruning") if "recipe" in made.resources else (),
     )
     with bundle.stage(output, parts) as staged:
         progress("verify", "head, wire, tail against the whole")

@@ -80,13 +80,14 @@ class Passes(_Record, frozen=True):
     """The pipeline as text, and the lines that loading and running it had for the user.
 
     `exact`: no pass of it (nor of `--wire`) may change what the model computes; if one may, `gate`
-    says what it did.
+    says what it did. `resources`: what the passes were given (data, evaluation, recipe) → SHA-256.
     """
 
     text: str
     exact: bool = True
     notes: tuple[str, ...] = ()
     gate: GateRecord | None = None
+    resources: dict[str, str] = {}
 
 
 class ArtifactRecord(_Record, frozen=True):

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 GROUP = "splitc.passes"
 BUILT_IN = {
+    "fp16": "splitc.passes.fp16:Fp16",
     "narrow-boundary": "splitc.passes.narrow_boundary:NarrowBoundary",
     "quantize": "splitc.passes.quantize:Quantize",
+    "share-weights": "splitc.passes.share_weights:ShareWeights",
     "simplify": "splitc.passes.simplify:Simplify",
 }
 DEFAULT = "simplify"
@@ -68,6 +70,11 @@ class Resources:
     recorder: "Recorder | None" = None
     boundary: "Boundary | None" = None
     target: "Target | None" = None
+
+    def digests(self) -> dict[str, str]:
+        """Return SHA-256 (hex) of the data and the recipe that are there, by field."""
+        given = {"data": self.data, "evaluation": self.evaluation, "recipe": self.recipe}
+        return {name: value.digest for name, value in given.items() if value is not None}
 
 
 def resource() -> Any:

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +52,15 @@ def opened(
 class Planned:
     """What the first stages made. `model`: after the passes; `steps`: what each of them did.
 
-    `verdict`: what all lossy passes cost together, None if there was none.
+    `verdict`: what all lossy passes cost together, None if there was none. `resources`: what the
+    passes were given → digest.
     """
 
     model: Model
     plan: "Plan"
     steps: tuple[Step, ...] = ()
     verdict: "Verdict | None" = None
+    resources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
@@ -95,7 +97,13 @@ def planned(
         again = _chosen(after, request, of_head(after.graph, boundary.sending(after)))
         found = replace(again, notes=(_both(found, again), *again.notes))
     notes = (*found.notes, *judge.notes(), *after.notes)
-    return Planned(after, replace(found, notes=notes), tuple(judge.steps), judge.last)
+    return Planned(
+        after,
+        replace(found, notes=notes),
+        tuple(judge.steps),
+        judge.last,
+        judge.resources.digests(),
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pytest
 
 import splitc
 from splitc import cost, manifest, runtime
+from splitc import data as datasets
 from splitc.errors import RequestError, WireError
 from splitc.model import Model
 from splitc.request import Request
@@ -83,6 +84,7 @@ def test_what_crosses_is_narrow(
     assert (made.plan.chosen.tensors, made.plan.chosen.wire_dtype) == (("b",), dtype)
     assert not read.passes.exact
     assert read.request["data"] == "data.npz"
+    assert read.passes.resources == {"data": datasets.load(data, net).digest}
     report = splitc.verify(tmp_path / "b", model=net, data=data)
     assert report.ok
     status = {check.name: check.status for check in report.checks}
