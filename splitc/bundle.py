@@ -193,7 +193,7 @@ def _fill(folder: Path, parts: Parts) -> Manifest:
         certificate=_plain(parts.certificate),
         checks=(),
         selftest=test,
-        libraries={name: metadata.version(name) for name in (*LIBRARIES, *parts.libraries)},
+        libraries=_versions((*LIBRARIES, *parts.libraries)),
         files=files,
     )
     halves = {side: manifests.portable(made, side) for side in manifests.SIDES}
@@ -201,6 +201,19 @@ def _fill(folder: Path, parts: Parts) -> Manifest:
     made = manifests.sealed(msgspec.structs.replace(made, contract=contract(parts, pair)))
     (folder / manifests.NAME).write_bytes(manifests.dumps(made))
     return made
+
+
+def _versions(names: Sequence[str]) -> dict[str, str]:
+    """Return distribution → version of those that are installed."""
+    found = {name.lower(): str(version) for name in names for version in _version(name)}
+    return dict(sorted(found.items()))
+
+
+def _version(name: str) -> list[str]:
+    try:
+        return [metadata.version(name)]
+    except metadata.PackageNotFoundError:
+        return []
 
 
 def _segment(folder: Path, parts: Parts, side: str, tier: str) -> Segment:
