@@ -101,9 +101,13 @@ class Site:
         """Return an input's sizes at the wide batch, if inference tells them."""
         return self.builder.wide.get(self.input(index))
 
-    def wide_output(self) -> tuple[int, ...] | None:
-        """Return the first output's sizes at the wide batch."""
-        return self.builder.wide.get(self.name)
+    def before_and_after(self) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+        """Return the sizes of the first input and output at one batch, the wide one if known."""
+        wide = self.wide(0), self.builder.wide.get(self.name)
+        if None not in wide:
+            return wide
+        fact = self.builder.facts.get(self.name)
+        return self.shape(0), None if fact is None else fact.shape
 
     def axis(self, default: int = 0, index: int = 0) -> int:
         """Return the attribute `axis`, counted from the front."""

@@ -62,38 +62,35 @@ def _renewed(given: Sequence[int], before: Shape, after: Shape) -> list[int]:
     return [new if old != new and value == old else value for value, old, new in sizes]
 
 
-def _sizes(node: ir.Node, index: int, before: Shape, after: Shape) -> None:
-    """Renew the sizes that a node reads at one place: constants, or a Concat of such."""
+def _sizes(node: ir.Node, index: int, before: Shape, after: Shape) -> bool:
+    """Renew the sizes that a node reads at one place; tell whether constants said them."""
     value = node.inputs[index]
     given = constant(value)
-    name = f"{node.outputs[0].name}_sizes"
     if given is not None:
-        renewed = (
-            _renewed(given.reshape(-1).tolist(), before, after)
-            if given.size == len(after)
-            else None
-        )
-        if renewed not in (None, given.reshape(-1).tolist()):
-            read_other(node, index, np.array(renewed, np.int64).reshape(given.shape), name)
-        return
+        flat = [int(x) for x in given.reshape(-1)]
+        renewed = _renewed(flat, before, after) if len(flat) == len(after) else flat
+        if renewed != flat:
+            array = np.array(renewed, np.int64).reshape(given.shape)
+            read_other(node, index, array, f"{node.outputs[0].name}_sizes")
+        return True
     maker = None if value is None else value.producer()
     if maker is not None and maker.op_type == "Concat":
-        _concat(maker, before, after)
-    elif maker is not None and maker.op_type in _THROUGH:
-        _sizes(maker, 0, before, after)
-    elif len(after) == 1 and before != after and node.op_type == "Concat":
-        read_other(node, index, np.array([-1], np.int64), name)
+        return _concat(maker, before, after)
+    return maker is not None and maker.op_type in _THROUGH and _sizes(maker, 0, before, after)
 
 
-def _concat(node: ir.Node, before: Shape, after: Shape) -> None:
-    """Divide sizes among the parts of a Concat, where each part is one size or constant."""
+def _concat(node: ir.Node, before: Shape, after: Shape) -> bool:
+    """Divide sizes among the parts of a Concat; one that is computed and changed becomes -1."""
     lengths = [1 if (known := constant(v)) is None else known.size for v in node.inputs]
     if sum(lengths) != len(after):
-        return
+        return False
     at = 0
     for index, length in enumerate(lengths):
-        _sizes(node, index, before[at : at + length], after[at : at + length])
+        old, new = before[at : at + length], after[at : at + length]
+        if not _sizes(node, index, old, new) and old != new:
+            read_other(node, index, np.array([-1], np.int64), f"{node.outputs[0].name}_open")
         at += length
+    return True
 
 
 def _parts(node: ir.Node, _: Sequence[Shape], made: Sequence[Shape]) -> None:

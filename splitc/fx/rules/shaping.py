@@ -23,7 +23,7 @@ def reshape(site: Site) -> fx.Node:
     items = list(target.items)
     if not site.attr("allowzero", 0):
         items = [site.builder.size(x, i) if v == 0 else v for i, v in enumerate(items)]
-    before, after = site.wide(0), site.wide_output()
+    before, after = site.before_and_after()
     if before is not None and after is not None and len(after) == len(items):
         items = reshaping.derived(site.builder, x, items, before, after)
     if (merged := reshaping.flattened(items, before, x)) is not None:
