@@ -88,7 +88,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert [set(row) for row in printed["nodes"]] == [
         {"id", "op", "snr_db", "mac_share", "bytes_saved", "side"}
     ] * 2
-    assert "sensitivity: 1 of 2" in done.stderr
+    assert "sensitivity: 0 of 2" in done.stderr
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "SNR dB" in shown.stdout
     assert "50.0%" in shown.stdout

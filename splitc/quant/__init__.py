@@ -10,5 +10,7 @@ bias      bias correction, one weighted node after the other
 noise     signal-to-noise ratio of changed outputs; what each node alone costs
 mixed     the smallest share of the work that must stay in float
 stored    new initializers
+half      float16 inside, float32 outside
+codebook  k-means in one dimension
 share     how much of a graph's work is int8
 """

@@ -6,8 +6,8 @@ import onnx
 import onnx_ir as ir
 
 from splitc.errors import ModelError
-from splitc.inference import infer
 from splitc.model import Model
+from splitc.quant.types import retype
 
 OLDEST = 13
 _LIMIT = 2**31 - 2**27
@@ -31,5 +31,5 @@ def with_axes(model: Model) -> Model:
             f"cannot raise the opset to 13: {text}", where=model.source, hint=hint
         ) from error
     result = replace(model, ir=ir.from_proto(made))
-    infer(result.ir)
+    retype(result)
     return result

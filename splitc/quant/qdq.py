@@ -18,7 +18,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from splitc.inference import infer
 from splitc.model import Model, identity
 from splitc.quant import numbers
 from splitc.quant.numbers import Integers, Scheme
@@ -33,6 +32,7 @@ from splitc.quant.places import (
 )
 from splitc.quant.ranges import Range
 from splitc.quant.stored import Store
+from splitc.quant.types import retype
 
 
 def quantized(
@@ -45,7 +45,7 @@ def quantized(
         if identity(node) in writer.chosen:
             writer.rewrite(node)
     writer.store.drop_unused()
-    infer(copy.ir)
+    retype(copy)
     return copy
 
 
