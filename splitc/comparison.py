@@ -74,19 +74,37 @@ def relative_error(got: NDArray[Any], want: NDArray[Any]) -> float:
     return float(difference / scale) if scale else math.inf
 
 
+def step_error(got: NDArray[Any], want: NDArray[Any]) -> float:
+    """Return max|got−want| of quantized integers as a share of their type's range.
+
+    One step of int8 is 1/255. A float that falls on the edge between two steps lands on either,
+    as the last bit of whoever computed it has it. Another shape or type is infinitely wrong.
+    """
+    if got.shape != want.shape or got.dtype != want.dtype:
+        return math.inf
+    ends = np.iinfo(want.dtype)
+    steps = np.abs(got.astype(np.int64) - want.astype(np.int64)).max(initial=0)
+    return float(steps) / (int(ends.max) - int(ends.min))
+
+
 def compare(
     name: str,
     got: Sequence[NDArray[Any]],
     want: Sequence[NDArray[Any]],
     *,
     tolerance: float,
+    quantized: bool = False,
 ) -> Check:
-    """Compare a tensor, sample by sample; the check's error is the worst sample's."""
+    """Compare a tensor, sample by sample; the check's error is the worst sample's.
+
+    `quantized`: the integers stand for floats, and are held to `step_error`.
+    """
     if len(got) != len(want):
         return Check(name, "fail", None, tolerance, f"{len(got)} samples, expected {len(want)}")
     if not want:
         return Check(name, "not-run", None, tolerance, "there are no samples")
-    errors = [relative_error(a, b) for a, b in zip(got, want, strict=True)]
+    error = step_error if quantized else relative_error
+    errors = [error(a, b) for a, b in zip(got, want, strict=True)]
     worst = max(errors)
     shown = worst if math.isfinite(worst) else None
     if worst > tolerance:

@@ -103,9 +103,10 @@ def one(folder: Path, segment: Segment, artifact: Artifact, read: Manifest) -> I
     session = maker.load(artifact)
     got = [session({name: sample[name] for name in segment.needs}) for sample in samples]
     right = tolerance(artifact, read.selftest.kind)
+    steps = {tensor.name for tensor in read.contract.tensors if tensor.scale is not None}
     for name in segment.gives:
         pair = [out[name] for out in got], [sample[name] for sample in samples]
-        yield compare(f"{label} {name}", *pair, tolerance=right)
+        yield compare(f"{label} {name}", *pair, tolerance=right, quantized=name in steps)
 
 
 def _samples(folder: Path, read: Manifest) -> list[Sample]:

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 import splitc
 from splitc import manifest as manifests
+from splitc.backend import Feeds, Session
+from splitc.backends.tvm import Tvm
 
 pytestmark = pytest.mark.skipif(find_spec("tvm") is None, reason="needs the extra splitc[tvm]")
 
@@ -32,16 +35,20 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Compile the same network in two folders."""
+def network() -> onnx.ModelProto:
     proto = onnx.parser.parse_model(TEXT)
     rng = np.random.default_rng(0)
     for value in proto.graph.value_info:
         shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         weight = rng.standard_normal(shape).astype(np.float32)
         proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, value.name))
-    made = []
+    return proto
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Compile the same network in two folders."""
+    proto, made = network(), []
     for name in ("one", "two"):
         folder = tmp_path_factory.mktemp(name)
         onnx.save(proto, folder / "net.onnx")
@@ -84,3 +91,30 @@ def test_verify_runs_the_head_and_says_why_not_the_tail(bundles: list[Path]) -> 
     assert other.status in ("not-run", "pass")
     assert other.detail or other.status == "pass"
     assert said[0][1].startswith("native code: head/laptop-cpu/")
+
+
+def test_integers_that_stand_for_floats_may_be_a_step_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(network(), tmp_path / "net.onnx")
+    options = {**OPTIONS, "tail_backend": "onnxruntime", "wire": "int8"}
+    assert splitc.compile(tmp_path / "net.onnx", output=tmp_path / "bundle", **options).ok
+    load = Tvm.load
+    for off, status in ((0, "pass"), (1, "pass"), (9, "fail")):
+        monkeypatch.setattr(Tvm, "load", lambda self, made, off=off: shifted(load(self, made), off))
+        checks = {c.name: c for c in splitc.verify(tmp_path / "bundle", compiled=True).checks}
+        check = checks["head tvm r_int8"]
+        assert check.status == status
+        assert check.worst_error == pytest.approx(off / 255)
+
+
+def shifted(run: Session, steps: int) -> Session:
+    """Return the same function, one value of it so many steps larger."""
+
+    def wrong(feeds: Feeds) -> dict[str, NDArray[Any]]:
+        made = run(feeds)
+        one = np.unravel_index(made["r_int8"].argmin(), made["r_int8"].shape)
+        made["r_int8"][one] += steps
+        return made
+
+    return wrong
