@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 GROUP = "splitc.passes"
 BUILT_IN = {
     "fp16": "splitc.passes.fp16:Fp16",
+    "low-rank": "splitc.passes.low_rank:LowRank",
     "narrow-boundary": "splitc.passes.narrow_boundary:NarrowBoundary",
     "quantize": "splitc.passes.quantize:Quantize",
     "share-weights": "splitc.passes.share_weights:ShareWeights",

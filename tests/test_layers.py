@@ -47,6 +47,7 @@ LEAVES = {
         "quant",
         "pruning",
         "factor",
+        "macs",
     },
     "backends": {"errors", "backend", "model", "narrow"},
 }

@@ -1,0 +1,1 @@
+"""Low rank: decompose weights, find out what each rank saves and loses, choose ranks."""
