@@ -27,7 +27,8 @@ class Store:
     def add(self, name: str, array: NDArray[Any], dtype: ir.DataType | None = None) -> ir.Value:
         """Store an array under a fresh name; `dtype` where numpy's own type does not tell it."""
         title = self.fresh(name)
-        tensor = ir.Tensor(np.ascontiguousarray(array), dtype=dtype, name=title)
+        plain = np.ascontiguousarray(array).reshape(array.shape)  # it makes a scalar a vector
+        tensor = ir.Tensor(plain, dtype=dtype, name=title)
         shape = ir.Shape(array.shape)
         kind = ir.TensorType(tensor.dtype)
         value = ir.Value(name=title, type=kind, shape=shape, const_value=tensor)
