@@ -21,6 +21,7 @@ from splitc.wire.form import form
 
 if TYPE_CHECKING:
     from splitc.accuracy import Verdict
+    from splitc.graph import Graph
     from splitc.plan import Plan
     from splitc.train import Recipe, Recorder
 
@@ -282,9 +283,25 @@ def refusals(model: Model, request: Request) -> dict[str, Mapping[str, str]]:
         "tail": (request.tail_backend, scenario.tail),
     }
     return {
-        side: backend.get(name).supports(model, Target.of(device))
+        side: _of_readers(model.graph, backend.get(name).supports(model, Target.of(device)))
         for side, (name, device) in sides.items()
     }
+
+
+def _of_readers(graph: "Graph", refused: Mapping[str, str]) -> dict[str, str]:
+    """Refuse who reads a refused constant: a constant has no place of its own in a plan."""
+    lost: dict[str, str] = {}
+    for node in graph.constants:
+        why = next((lost[name] for name in node.weights if name in lost), "")
+        if why := refused.get(node.id, why):
+            lost |= dict.fromkeys(node.outputs, why)
+    found = {
+        node.id: f"it reads {name}: {lost[name]}"
+        for node in graph.nodes
+        for name in node.weights
+        if name in lost
+    }
+    return found | {node: why for node, why in refused.items() if node in graph.by_id}
 
 
 def pins(model: Model, cut: str) -> tuple[str, ...]:

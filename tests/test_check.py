@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -64,6 +65,20 @@ def test_passes_come_first(tmp_path: Path) -> None:
     path = written(tmp_path, text)
     assert list(splitc.check(path, backend="tensorrt").refused) == ["s"]
     assert splitc.check(path, backend="tensorrt", passes="simplify").ok
+
+
+def test_a_plan_keeps_who_reads_a_refused_constant_on_the_other_side(tmp_path: Path) -> None:
+    text = """g (float[N,2] x) => (float[N,2] y) {
+        i = Constant<value = int32[2] {3, 5}>()  s = Constant<value = float {0.5}>()
+        z = Constant<value = int32 {0}>()  d = DequantizeLinear(i, s, z)  e = Neg(d)
+        a = Relu(x)  b = Add(a, e)  y = Exp(b) }"""
+    path = written(tmp_path, text)
+    assert list(splitc.check(path, backend="tensorrt").refused) == ["d"]
+    sides: dict[str, Any] = {"head": "raspberry-pi-4", "tail": "nvidia-a100", "link": "ethernet"}
+    found = splitc.plan(path, passes="", tail_backend="tensorrt", **sides)
+    assert set(found.head_nodes) >= {"a", "b"}
+    (note,) = (line for line in found.notes if "tail's backend" in line)
+    assert "b: it reads e: DequantizeLinear" in note
 
 
 def test_a_device_brings_its_limits(tmp_path: Path) -> None:
