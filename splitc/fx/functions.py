@@ -87,6 +87,11 @@ def rms_norm(x: Tensor, over: int, scale: Tensor, epsilon: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(axes, keepdim=True) + epsilon) * scale
 
 
+def instance_norm(x: Tensor, scale: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Normalise each sample and channel; scale and bias are computed."""
+    return functional.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
+
+
 def group_norm(x: Tensor, groups: int, scale: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """Normalise by groups; scale and bias hold one number for each group, or each channel."""
     made = functional.group_norm(x, groups, eps=epsilon)
@@ -122,6 +127,11 @@ def lp_pool(
     mean = pool[len(kernel)](powers, tuple(kernel), tuple(strides))
     made: Tensor = (mean * math.prod(kernel)) ** (1.0 / p)
     return made
+
+
+def together(parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return tensors as one sequence."""
+    return tuple(parts)
 
 
 def identity(x: Tensor) -> Tensor:

@@ -57,24 +57,30 @@ def groups(before: Sequence[int], after: Sequence[int]) -> list[Group]:
 
 
 def derived(
-    builder: Builder, x: fx.Node, items: Sequence[Item], before: Sequence[int], after: Sequence[int]
+    builder: Builder,
+    x: fx.Node,
+    items: Sequence[Item],
+    before: Sequence[int],
+    after: Sequence[int],
+    sure: bool,
 ) -> list[Item]:
     """Return `items`, a Reshape's target, with what the input's sizes decide said by them.
 
-    `before`, `after`: sizes of input and output at one batch.
+    `before`, `after`: sizes of input and output at one batch; `sure` if that is one which no other
+    size equals. Where it is not, one size at most is left open: that is right whatever it is.
     """
     made = list(items)
-    free = True
     for group in sorted(groups(before, after), key=lambda g: -1 not in [items[a] for a in g.after]):
         place = _place(group, items, len(before), after)
         if place is None:
             continue
         rest = [made[axis] for axis in group.after if axis != place]
-        if len(group.before) == 1 and all(item == 1 for item in rest):
+        alone = len(group.before) == 1 and all(item == 1 for item in rest)
+        if alone and sure:
             made[place] = builder.size(x, group.before[0])
-        elif free:
-            made[place], free = -1, False
-        else:
+        elif -1 not in made and not alone:
+            made[place] = -1
+        elif sure and made[place] != -1:
             made[place] = _quotient(builder, x, group.before, rest)
     return made
 
@@ -102,11 +108,9 @@ def _quotient(builder: Builder, x: fx.Node, axes: Sequence[int], rest: Sequence[
     return made
 
 
-def flattened(
-    items: Sequence[Item], before: Sequence[int] | None, x: fx.Node
-) -> tuple[int, int] | None:
+def flattened(items: Sequence[Item], before: Sequence[int], x: fx.Node) -> tuple[int, int] | None:
     """Return the axes (first, last) that a target merges, where it does nothing else."""
-    if list(items).count(-1) != 1 or before is None:
+    if list(items).count(-1) != 1:
         return None
     rank = len(before)
     place = list(items).index(-1)

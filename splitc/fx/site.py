@@ -101,13 +101,16 @@ class Site:
         """Return an input's sizes at the wide batch, if inference tells them."""
         return self.builder.wide.get(self.input(index))
 
-    def before_and_after(self) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-        """Return the sizes of the first input and output at one batch, the wide one if known."""
-        wide = self.wide(0), self.builder.wide.get(self.name)
-        if None not in wide:
-            return wide
-        fact = self.builder.facts.get(self.name)
-        return self.shape(0), None if fact is None else fact.shape
+    def before_and_after(self) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
+        """Return the sizes of the first input and output at one batch; whether it is the wide one.
+
+        None if they are unknown.
+        """
+        before, after = self.wide(0), self.builder.wide.get(self.name)
+        if before is not None and after is not None:
+            return before, after, True
+        shape, fact = self.shape(0), self.builder.facts.get(self.name)
+        return None if shape is None or fact is None else (shape, fact.shape, False)
 
     def axis(self, default: int = 0, index: int = 0) -> int:
         """Return the attribute `axis`, counted from the front."""

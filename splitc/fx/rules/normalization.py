@@ -67,8 +67,10 @@ def rms(site: Site) -> fx.Node:
 
 def instance(site: Site) -> fx.Node:
     """InstanceNormalization."""
-    scale, bias = _weights(site, 1, 2)
     epsilon = float(site.attr("epsilon", 1e-5))
+    if site.weight(1) is None or site.weight(2) is None:
+        return site.call(functions.instance_norm, *site.all(), epsilon)
+    scale, bias = _weights(site, 1, 2)
     made = _INSTANCE[site.rank()](scale.array.shape[0], epsilon, affine=True, device="meta")
     return site.layer(made, [(("weight",), scale, _PLAIN), (("bias",), bias, _PLAIN)], site.x(0))
 

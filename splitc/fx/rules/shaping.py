@@ -23,10 +23,10 @@ def reshape(site: Site) -> fx.Node:
     items = list(target.items)
     if not site.attr("allowzero", 0):
         items = [site.builder.size(x, i) if v == 0 else v for i, v in enumerate(items)]
-    before, after = site.before_and_after()
-    if before is not None and after is not None and len(after) == len(items):
-        items = reshaping.derived(site.builder, x, items, before, after)
-    if (merged := reshaping.flattened(items, before, x)) is not None:
+    shapes = site.before_and_after()
+    if shapes is not None and len(shapes[1]) == len(items):
+        items = reshaping.derived(site.builder, x, items, *shapes)
+    if shapes and (merged := reshaping.flattened(items, shapes[0], x)) is not None:
         return site.call(torch.flatten, x, *merged)
     return site.call(torch.reshape, x, tuple(items))
 
@@ -82,6 +82,38 @@ def split(site: Site) -> Sequence[fx.Node]:
     else:
         made = site.call(torch.split, site.x(0), sizes, axis)
     return [site.call(operator.getitem, made, index) for index in range(count)]
+
+
+def sequence(site: Site) -> fx.Node:
+    """SplitToSequence: a tuple of parts."""
+    axis, keep = int(site.attr("axis", 0)), bool(site.attr("keepdims", 1))
+    if not site.has(1):
+        if keep:
+            return site.call(torch.split, site.x(0), 1, axis)
+        return site.call(torch.unbind, site.x(0), axis)
+    sizes = site.sizes(1)
+    if sizes is None:
+        raise site.refuse("the sizes of its parts are a tensor that the network computes")
+    parts = sizes.items[0] if sizes.scalar else list(sizes.items)
+    return site.call(torch.split, site.x(0), parts, axis)
+
+
+def element(site: Site) -> fx.Node:
+    """SequenceAt: one part of a sequence."""
+    sizes = site.sizes(1)
+    place = sizes.items[0] if sizes is not None else site.call(functions.number, site.x(1))
+    return site.call(operator.getitem, site.x(0), place)
+
+
+def constructed(site: Site) -> fx.Node:
+    """SequenceConstruct: a tuple of tensors."""
+    return site.call(functions.together, site.all())
+
+
+def joined(site: Site) -> fx.Node:
+    """ConcatFromSequence."""
+    target = torch.stack if site.attr("new_axis", 0) else torch.cat
+    return site.call(target, site.x(0), int(site.attr("axis")))
 
 
 def expand(site: Site) -> fx.Node:
@@ -145,14 +177,18 @@ def _number(site: Site, index: int) -> Any:
 
 RULES = {
     "Concat": concat,
+    "ConcatFromSequence": joined,
     "ConstantOfShape": filled,
     "Expand": expand,
     "Flatten": flatten,
     "Range": arange,
     "Reshape": reshape,
+    "SequenceAt": element,
+    "SequenceConstruct": constructed,
     "Shape": shape,
     "Size": size,
     "Split": split,
+    "SplitToSequence": sequence,
     "Squeeze": squeeze,
     "Tile": tile,
     "Transpose": transpose,
