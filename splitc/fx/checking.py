@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx
+from torch import fx, nn
 
 from splitc.comparison import relative_error
 from splitc.errors import ModelError
@@ -37,28 +37,54 @@ class Comparison:
     rounding: float = 0.0
 
 
-def checked(model: Model, module: fx.GraphModule, *, tolerance: float) -> Comparison:
-    """Compare the module with `model` in onnxruntime on drawn inputs; return the worst error.
+def checked(
+    model: Model,
+    module: fx.GraphModule,
+    *,
+    tolerance: float,
+    given: Iterable[Arrays] | None = None,
+) -> Comparison:
+    """Compare a lifted module with `model`, on `given` or on inputs drawn for it; see `agree`."""
+    names = module.meta["inputs"], module.meta["outputs"]
+    return agree(model, module, *names, given or samples(model), tolerance=tolerance)
 
-    A symbolic batch is tried at 1 and 3. Where float32 itself cannot tell — the module is further
-    than the tolerance from itself in float64 — three times that distance is allowed, up to
-    `LARGEST`. Raises `ModelError` naming the first tensor that differs.
+
+def agree(
+    model: Model,
+    module: nn.Module,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    given: Iterable[Arrays],
+    *,
+    tolerance: float,
+) -> Comparison:
+    """Compare a module with the tensors `outputs` of `model` in onnxruntime.
+
+    The module gets what the tensors `inputs` are there. `given`: inputs of the model. Where
+    float32 itself cannot tell — the module is further than the tolerance from itself in float64 —
+    three times that distance is allowed, up to `LARGEST`. Raises `ModelError` naming the first
+    tensor that differs.
     """
     worst = rounding = 0.0
-    for feeds in samples(model):
-        want = evaluate(model, feeds, _wanted(model, module), optimize=False)
-        values = {**want, **feeds}
-        got = run(module, values)
-        errors = {name: relative_error(got[name], want[name]) for name in module.meta["outputs"]}
+    for feeds in given:
+        values = _values(model, feeds, (*inputs, *outputs))
+        passed = [values[name] for name in inputs]
+        got = run(module, passed, outputs)
+        errors = {name: relative_error(got[name], values[name]) for name in outputs}
         worst = max(worst, *errors.values())
         if all(error <= tolerance for error in errors.values()):
             continue
-        noise = _noise(module, values, got)
+        noise = _noise(module, passed, got)
         rounding = max(rounding, *noise.values())
         for name, error in errors.items():
             if not error <= allowed(tolerance, noise[name]):
-                raise _diverged(model, module, feeds, values, name, error, tolerance)
+                raise _diverged(model, module, feeds, passed, name, error, tolerance)
     return Comparison(worst, rounding)
+
+
+def _values(model: Model, feeds: Arrays, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    wanted = list(dict.fromkeys(name for name in names if name not in feeds))
+    return {**feeds, **(evaluate(model, feeds, wanted, optimize=False) if wanted else {})}
 
 
 def allowed(tolerance: float, noise: float) -> float:
@@ -66,14 +92,14 @@ def allowed(tolerance: float, noise: float) -> float:
     return max(tolerance, min(_ROUNDINGS * noise, LARGEST))
 
 
-def _noise(module: fx.GraphModule, values: Arrays, got: Arrays) -> dict[str, float]:
+def _noise(module: nn.Module, passed: Sequence[NDArray[Any]], got: Arrays) -> dict[str, float]:
     """Return output → how far float32 is from float64 there, in two forms of the same module."""
-    wide = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in values.items()}
+    wide = [v.astype(np.float64) if v.dtype == np.float32 else v for v in passed]
     try:
-        exact = run(in_double(module), wide)
+        exact = run(in_double(module), wide, list(got))
     except (RuntimeError, TypeError):
         return dict.fromkeys(got, 0.0)
-    forms = (got, run(_by_tanh(module), values))
+    forms = (got, run(_by_tanh(module), passed, list(got)))
     return {name: max(_distance(form[name], exact[name]) for form in forms) for name in got}
 
 
@@ -83,7 +109,7 @@ def _distance(got: NDArray[Any], exact: NDArray[Any]) -> float:
     return relative_error(got.astype(exact.dtype), exact)
 
 
-def _by_tanh(module: fx.GraphModule) -> fx.GraphModule:
+def _by_tanh(module: nn.Module) -> nn.Module:
     """Return a copy whose Sigmoid is right to float32's step at 1, as onnxruntime's is."""
     made = copy.deepcopy(module)
     for part in _graph_modules(made):
@@ -93,11 +119,11 @@ def _by_tanh(module: fx.GraphModule) -> fx.GraphModule:
     return made
 
 
-def _graph_modules(module: fx.GraphModule) -> Iterator[fx.GraphModule]:
+def _graph_modules(module: nn.Module) -> Iterator[fx.GraphModule]:
     yield from (part for part in module.modules() if isinstance(part, fx.GraphModule))
 
 
-def in_double(module: fx.GraphModule) -> fx.GraphModule:
+def in_double(module: nn.Module) -> nn.Module:
     """Return a copy in float64, casts to float32 inside it included."""
     made = copy.deepcopy(module).double()
     for part in _graph_modules(made):
@@ -139,17 +165,14 @@ def _at(model: Model, name: str, batch: int) -> Fact:
     return Fact(fact.dtype, shape, fact.nbytes)
 
 
-def _wanted(model: Model, module: fx.GraphModule) -> list[str]:
-    names = (*module.meta["inputs"], *module.meta["outputs"])
-    return list(dict.fromkeys(n for n in names if n not in model.graph.inputs)) or list(names)
-
-
-def run(module: fx.GraphModule, values: Arrays) -> dict[str, NDArray[Any]]:
-    """Call a lifted module on the arrays that its inputs are called; return output → array."""
+def run(
+    module: nn.Module, passed: Sequence[NDArray[Any]], outputs: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """Call a module on arrays; return output → array."""
     with torch.no_grad():
-        made = module(*_inputs(module, values))
-    outputs = made if isinstance(made, tuple) else (made,)
-    return dict(zip(module.meta["outputs"], map(_array, outputs), strict=True))
+        made = module(*map(to_torch, passed))
+    several = made if isinstance(made, tuple | list) else (made,)
+    return dict(zip(outputs, map(_array, several), strict=True))
 
 
 def _array(value: Any) -> NDArray[Any]:
@@ -160,28 +183,36 @@ def _array(value: Any) -> NDArray[Any]:
 
 def _diverged(
     model: Model,
-    module: fx.GraphModule,
+    module: nn.Module,
     feeds: Arrays,
-    values: Arrays,
+    passed: Sequence[NDArray[Any]],
     output: str,
     error: float,
     tolerance: float,
 ) -> ModelError:
-    first, off = first_divergence(model, module, feeds, values, tolerance) or (output, error)
+    first, off = first_divergence(model, module, feeds, passed, tolerance) or (output, error)
     op_type = node.op_type if (node := model.values[first].producer()) is not None else "input"
     return ModelError(
         f"the torch module computes something else: output {output!r} is off by {error:.1e} "
         f"(at most {tolerance:.0e})",
         where=f"the first tensor that differs is {first!r}, made by {op_type} (by {off:.1e})",
-        hint="this is a bug of splitc's lift: please report the model",
     )
 
 
 def first_divergence(
-    model: Model, module: fx.GraphModule, feeds: Arrays, values: Arrays, tolerance: float
+    model: Model,
+    module: nn.Module,
+    feeds: Arrays,
+    passed: Sequence[NDArray[Any]],
+    tolerance: float,
 ) -> tuple[str, float] | None:
-    """Return the first tensor whose value in the module is another, and how far; None if none."""
-    seen = _Recorder(module).record(_inputs(module, values))
+    """Return the first tensor whose value in a lifted module is another, and how far.
+
+    None if there is none, or the module is not a lifted one.
+    """
+    if not isinstance(module, fx.GraphModule):
+        return None
+    seen = _Recorder(module).record([to_torch(array) for array in passed])
     names = [name for name in seen if name in model.values and name not in model.graph.inputs]
     for chunk in _chunks(names, seen):
         want = evaluate(model, feeds, chunk, optimize=False)
@@ -191,18 +222,11 @@ def first_divergence(
     return None
 
 
-def _inputs(module: fx.GraphModule, values: Arrays) -> list[torch.Tensor]:
-    return [to_torch(np.asarray(values[name])) for name in module.meta["inputs"]]
-
-
 def recorded(model: Model, module: fx.GraphModule) -> dict[str, NDArray[Any]]:
     """Return what every ONNX tensor is in the module, on one sample drawn for `model`."""
     feeds = next(samples(model))
-    wanted = [name for name in module.meta["inputs"] if name not in feeds]
-    values = {**feeds, **(evaluate(model, feeds, wanted, optimize=False) if wanted else {})}
-    return _Recorder(module).record(
-        [to_torch(np.asarray(values[n])) for n in module.meta["inputs"]]
-    )
+    values = _values(model, feeds, module.meta["inputs"])
+    return _Recorder(module).record([to_torch(values[name]) for name in module.meta["inputs"]])
 
 
 def _chunks(names: Sequence[str], sizes: Arrays) -> Iterable[list[str]]:

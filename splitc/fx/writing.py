@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from splitc.errors import ModelError, did_you_mean
-from splitc.fx.checking import TOLERANCE, checked, recorded
+from splitc.fx.checking import TOLERANCE, checked, recorded, samples
 from splitc.fx.graphs import all_values, constant, forget_shapes, shape_of, store
 from splitc.fx.layouts import Slot, joined
 from splitc.fx.selections import select
@@ -40,7 +40,7 @@ def write_back(model: Model, module: fx.GraphModule, *, tolerance: float = TOLER
         before = {name: fact.shape for name, fact in model.facts.items()}
         rewidth(made, still, before, {n: a.shape for n, a in recorded(model, still).items()})
         made = _typed(made)
-    checked(made, still, tolerance=tolerance)
+    checked(made, still, tolerance=tolerance, given=samples(model))
     return made
 
 
