@@ -68,11 +68,43 @@ def _finished(model: Model, made: Model) -> Model:
     ClearMetadataAndDocStringPass()(made.ir)
     made.ir.metadata_props.clear()
     made.ir.metadata_props.update(model.ir.metadata_props)
+    _own_zero_points(made.ir.graph)
     infer(made.ir)
     made.check()
     if difference := honest(model, made):
         raise ModelError(f"the simplified graph computes something else: {difference}")
     return made
+
+
+def _own_zero_points(graph: ir.Graph) -> None:
+    """Undo what merging equal constants did to quantized weights that now share a zero point.
+
+    onnxruntime 1.31 cannot open such a graph on x86 with exact 8-bit products: it turns weights to
+    uint8, each with its zero point, and fails where one is turned twice.
+    """
+    zeros = {node: zero for node in graph if (zero := _zero_point_of_weights(node)) is not None}
+    shared = {zero for zero in zeros.values() if len(zero.uses()) > 1}
+    for node, zero in zeros.items():
+        if zero in shared:
+            own = ir.Value(
+                name=f"{node.outputs[0].name}/zero_point",
+                type=zero.type,
+                shape=zero.shape,
+                const_value=zero.const_value,
+            )
+            graph.register_initializer(own)
+            node.replace_input_with(2, own)
+    for zero in shared:
+        if not zero.uses():
+            del graph.initializers[str(zero.name)]
+
+
+def _zero_point_of_weights(node: ir.Node) -> ir.Value | None:
+    if node.op_type != "DequantizeLinear" or len(node.inputs) < 3:
+        return None
+    weights, _, zero = node.inputs
+    constant = weights is not None and weights.is_initializer()
+    return zero if constant and zero is not None and zero.is_initializer() else None
 
 
 def _onnxsim(model: Model, fuse: bool) -> Model:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import splitc
@@ -178,3 +179,32 @@ def test_a_sequence_as_output(tmp_path: Path) -> None:
     assert ops(after) == ["SequenceConstruct"]
     assert not after.notes
     assert [row.cut.tensors for row in splitc.cuts(after).cuts] == [("x",), ()]
+
+
+QUANTIZED = """<ir_version: 10, opset_import: ["": 21]>
+g (float[1,2,4,4] x) => (float[1,2,4,4] y)
+<float s = {0.0625}, int8 z = {0}, float[2] c = {0.01, 0.02},
+ int8[2,2,1,1] v = {90, 1, 2, -90}, int8[2] zv = {0, 0},
+ int8[2,2,1,1] w = {-3, -120, 120, 0}, int8[2] zw = {0, 0}, float[2] n = {1, 2}> {
+    xq = QuantizeLinear(x, s, z)
+    xd = DequantizeLinear(xq, s, z)
+    vd = DequantizeLinear<axis = 0>(v, c, zv)
+    a = Conv(xd, vd, n)
+    aq = QuantizeLinear(a, s, z)
+    ad = DequantizeLinear(aq, s, z)
+    wd = DequantizeLinear<axis = 0>(w, c, zw)
+    b = Conv(ad, wd, n)
+    bq = QuantizeLinear(b, s, z)
+    y = DequantizeLinear(bq, s, z)
+}"""
+
+
+def test_quantized_weights_that_share_a_zero_point_can_be_opened() -> None:
+    model = Model(ir.from_proto(onnx.parser.parse_model(QUANTIZED)))
+    after = Simplify().run(model)
+    feeds = {"x": np.linspace(-3, 3, 32, dtype=np.float32).reshape(1, 2, 4, 4)}
+    want = evaluate(model, feeds, optimize=False)["y"]
+    np.testing.assert_allclose(
+        evaluate(after, feeds, optimize=True)["y"], want, rtol=0, atol=0.0625
+    )
+    assert Simplify().run(after).fingerprint() == after.fingerprint()
