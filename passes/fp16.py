@@ -22,7 +22,7 @@ from splitc.errors import PassError, did_you_mean
 from splitc.model import Model
 from splitc.pipeline import resource
 from splitc.quant import half
-from splitc.quant.ranges import ranges
+from splitc.quant.ranges import ranges, some
 
 if TYPE_CHECKING:
     from splitc.scope import Boundary
@@ -79,7 +79,7 @@ class Fp16:
             return []
         touched = {name: _floats(model, model.nodes[name]) for name in nodes}
         tensors = sorted({t for names in touched.values() for t in names})
-        found = ranges(model, self.data.take(slice(_SAMPLES)), tensors)
+        found = ranges(model, some(self.data, _SAMPLES), tensors)
         wide = {t for t, ends in found.items() if max(map(abs, ends)) > half.LARGEST}
         return [name for name, names in touched.items() if not wide.isdisjoint(names)]
 

@@ -126,16 +126,17 @@ class Quantize:
     def _data(self, model: Model) -> Dataset:
         if self.data is None:
             return samples.drawn(model, _DRAW)
-        return self.data.take(slice(_CALIBRATE))
+        return ranges.some(self.data, _CALIBRATE)
 
     def _warnings(self, data: Dataset) -> tuple[str, ...]:
-        if not data.drawn:
-            return ()
-        return ("quantize: CALIBRATED ON RANDOM INPUTS, NO DATA: accuracy is a guess; give --data",)
+        random = "quantize: CALIBRATED ON RANDOM INPUTS, NO DATA: accuracy is a guess; give --data"
+        slow = "quantize: onnxruntime on a CPU is faster with symmetric = false (uint8 activations)"
+        on_cpu = self.scope == scopes.HEAD and self.symmetric and not self.rules
+        return (*((random,) if data.drawn else ()), *((slow,) if on_cpu else ()))
 
     def _kept(self, job: Int8) -> tuple[frozenset[str], tuple[str, ...]]:
         """Search for the least that must stay in float; return it, and lines for the user."""
-        part = job.data.take(slice(_LISTEN))
+        part = ranges.some(job.data, _LISTEN)
         noise = Noise(job.model, part, self._ends(job.model))
         holds, limit = self._limit(job, noise)
         costs = tuple(alone(noise, job.candidates, job.ranges, job.scheme, self._say))

@@ -14,6 +14,7 @@ from splitc.quant.int8 import Int8
 from splitc.quant.noise import NodeCost, Noise, alone
 from splitc.quant.numbers import Scheme
 from splitc.quant.opset import with_axes
+from splitc.quant.ranges import some
 from splitc.stages import Progress, quiet
 
 CALIBRATE, LISTEN = 256, 32
@@ -60,16 +61,16 @@ def sensitivity(
 ) -> Sensitivity:
     """Measure each node that can be int8 when it alone is; ranges come from `data`.
 
-    Raises `RequestError` for data or a cut that do not fit, `ModelError` where no output holds
-    floats.
+    Raises `RequestError` for data or a cut that do not fit, `ModelError` where no output is made
+    from floats.
     """
     head = named(model.graph, cut).head_nodes if cut else frozenset[str]()
     raised = with_axes(model)
-    known = samples.drawn(raised, LISTEN) if data is None else data.take(slice(CALIBRATE))
+    known = samples.drawn(raised, LISTEN) if data is None else some(data, CALIBRATE)
     found = places.candidates(raised)
     job = Int8(raised, found, frozenset(found), known, scheme or Scheme(), method, correct=False)
     progress("calibrate", f"{len(known)} samples")
-    noise = Noise(raised, known.take(slice(LISTEN)))
+    noise = Noise(raised, some(known, LISTEN))
 
     def step(done: int, total: int, what: str) -> None:
         progress("sensitivity", f"{done} of {total}, {what}")

@@ -66,6 +66,7 @@ def test_before_and_after(tmp_path: Path) -> None:
     assert (after.inputs, after.outputs) == (before.inputs, before.outputs)
     zero_points = [a for name, a in arrays(after).items() if name.endswith("zero_point")]
     assert len(zero_points) == 5
+    assert arrays(after)["x_scale"].shape == arrays(after)["x_zero_point"].shape == ()
     assert all(z.dtype == np.int8 and not z.any() for z in zero_points), "TensorRT's rule"
     assert [o.version for o in ir.to_proto(after.ir).opset_import] == [21]
 

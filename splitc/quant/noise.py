@@ -41,14 +41,15 @@ class NodeCost:
 class Noise:
     """Compares changed graphs with one original on the same data; the original runs once.
 
-    `outputs`: those that count; of all graph outputs those with floats, if it is empty.
+    `outputs`: where to listen, all graph outputs if it is empty. In place of one without floats (a
+    class, a choice) count the floats that it is made from.
     """
 
     def __init__(self, model: Model, data: Dataset, outputs: Sequence[str] = ()) -> None:
-        floats = [t.name for t in model.outputs if t.dtype.startswith(("float", "bfloat"))]
-        self.names = [name for name in outputs or floats if name in floats]
+        ends = outputs or [tensor.name for tensor in model.outputs]
+        self.names = list(dict.fromkeys(name for end in ends for name in _floats(model, end)))
         if not self.names:
-            raise ModelError("no output holds floats: noise cannot be measured", where=model.source)
+            raise ModelError("no output is made from floats: no noise to measure", where=ends[0])
         self.model, self.data = model, data
 
     @cached_property
@@ -79,3 +80,19 @@ def alone(
         made = quantized(model, [name], ranges, scheme)
         saved = model.weight_bytes() - made.weight_bytes()
         yield NodeCost(name, node.op_type, noise.snr_db(made), counts[name] / total, saved)
+
+
+def _floats(model: Model, output: str) -> list[str]:
+    """Return the output if it holds floats, else the float tensors nearest before it."""
+    found: list[str] = []
+    waiting, seen = [output], {output}
+    while waiting:
+        name = waiting.pop()
+        fact = model.facts.get(name)
+        if fact is not None and fact.dtype.startswith(("float", "bfloat")):
+            found.append(name)
+        elif name in model.graph.producer:
+            read = model.graph.by_id[model.graph.producer[name]].inputs
+            waiting += [t for t in read if t not in seen]
+            seen |= set(read)
+    return [name for name in found if name in model.graph.producer]

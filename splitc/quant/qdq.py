@@ -44,6 +44,7 @@ def quantized(
     for node in list(copy.ir.graph):
         if identity(node) in writer.chosen:
             writer.rewrite(node)
+    writer.part_readers()
     writer.store.drop_unused()
     retype(copy)
     return copy
@@ -84,6 +85,36 @@ class _Writer:
         if not self.scheme.symmetric:
             for out in node.outputs:
                 self._output(out)
+
+    def part_readers(self) -> None:
+        """Give each reader of a rounded tensor a DequantizeLinear of its own.
+
+        Then integers alone need cross where readers stand on both sides of a cut, and each is one
+        group with its reader. onnxruntime parts them too before it chooses kernels.
+        """
+        for value in self.rounded.values():
+            widen = value.producer()
+            uses = [use for use in value.uses() if use.node.graph is self.graph]
+            readers = list(dict.fromkeys(use.node for use in uses))
+            assert widen is not None
+            integers, name = widen.inputs[0], str(value.name)
+            for reader in readers[1:]:
+                made = self._widened(integers, widen, name, value)
+                for use in uses:
+                    if use.node is reader:
+                        reader.replace_input_with(use.idx, made)
+
+    def _widened(
+        self, integers: ir.Value | None, like: ir.Node, name: str, value: ir.Value
+    ) -> ir.Value:
+        """Return what one more DequantizeLinear makes, right behind the node `like`."""
+        title = self.store.fresh(name)
+        out = ir.Value(name=title, type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
+        made = ir.node(
+            "DequantizeLinear", [integers, *like.inputs[1:]], outputs=[out], name=f"{title}_node"
+        )
+        self.graph.insert_after(like, made)
+        return out
 
     def _rounds(self, value: ir.Value) -> bool:
         """Tell whether a tensor that a chosen node reads shall be integers."""

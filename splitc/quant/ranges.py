@@ -58,6 +58,13 @@ def ranges(
     return found
 
 
+def some(data: Dataset, count: int) -> Dataset:
+    """Return `count` samples at most, evenly spread: files are often sorted by class."""
+    if len(data) <= count:
+        return data
+    return data.take(np.linspace(0, len(data) - 1, count).round().astype(np.int64))
+
+
 def activations(model: Model, data: Dataset, tensors: Sequence[str]) -> Iterator[Batch]:
     """Yield the named tensors, some samples at a time, in order."""
     opened = session(model, outputs=tensors)
