@@ -1,4 +1,4 @@
-"""Heads for aarch64 under emulation: `python benchmarks/tvm_emulated.py [NAME…] [--light]`.
+"""Heads for aarch64 under emulation: `tvm_emulated.py [NAME…] [--light] [--torch]`.
 
 Each network is compiled for the profile raspberry-pi-4 (cortex-a72), run once under qemu-user at
 1 thread by the C++ runner, and its outputs compared with onnxruntime's on this machine. Times under
@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--light", action="store_true", help="the light models of onnx too")
+    parser.add_argument("--torch", action="store_true", help="exported torch networks too")
     args = parser.parse_args()
     try:
         why = Tvm().runs_here(Artifact("tvm", "tvm-vm", PI, facts={"simd": "+neon"}))
@@ -52,6 +53,7 @@ def main() -> None:
         print(f"not run: {why}")
         return
     networks = _networks.shared() + (_networks.light() if args.light else [])
+    networks += _networks.exported() if args.torch else []
     print("| network | worst error | within 1e-4 | code MB |\n|---|---|---|---|")
     right = 0
     chosen = [n for n in networks if not args.names or n.name in args.names]

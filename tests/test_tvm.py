@@ -377,6 +377,27 @@ def test_the_facts_say_what_was_frozen_and_what_is_slow(tmp_path: Path) -> None:
     assert lines[:2] == ["input float32 1x6x9x9 x", "output float32 1x10 y"]
 
 
+QUANTIZE = "s = Constant<value = float {0.1}>()  z = Constant<value = int8 {0}>()"
+KINDS = {
+    "floats": ("g (float[4] x) => (float[4] y) { y = Exp(x) }", "tvm-fp32"),
+    "half floats": ("g (float16[4] x) => (float16[4] y) { y = Relu(x) }", "fp16"),
+    "integers for the wire": (
+        f"g (float[4] x) => (int8[4] y) {{ {QUANTIZE}  a = Exp(x)  y = QuantizeLinear(a, s, z) }}",
+        "fp16",
+    ),
+    "integers inside": (
+        f"""g (float[4] x) => (float[4] y) {{ {QUANTIZE}
+        a = QuantizeLinear(x, s, z)  b = DequantizeLinear(a, s, z)  y = Exp(b) }}""",
+        "int8",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "kind"), KINDS.values(), ids=KINDS)
+def test_the_tolerance_goes_with_the_coarsest_rounding(body: str, kind: str) -> None:
+    assert backend.get("tvm").compile(text(body, opset=21), HERE).facts["selftest"] == kind
+
+
 def test_weights_in_another_file_are_read(tmp_path: Path) -> None:
     model = NETWORKS["attention"]
     onnx_ir.save(model.ir, tmp_path / "m.onnx", external_data="m.data", size_threshold_bytes=0)
