@@ -423,7 +423,7 @@ def _pretrained_shape(kind: str, example: dict[str, Any], **sizes: Any) -> Made:
     config.use_cache = False
     config.return_dict = False
     torch.manual_seed(0)
-    return transformers.AutoModel.from_config(config).eval(), example  # type: ignore[return-value]
+    return settle(transformers.AutoModel.from_config(config)), example  # type: ignore[return-value]
 
 
 def _ids() -> Tensor:
@@ -489,7 +489,9 @@ def hf_mobilenet_v2() -> Made:
 
 
 def hf_efficientnet() -> Made:
-    return _picture("efficientnet", width_coefficient=0.25, depth_coefficient=0.3, image_size=64)
+    return _picture(
+        "efficientnet", width_coefficient=0.25, depth_coefficient=0.3, hidden_dim=320, image_size=64
+    )
 
 
 TRANSFORMERS = (

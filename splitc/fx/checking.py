@@ -31,10 +31,14 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far a module is from onnxruntime, and from itself in float64 where that was asked."""
+    """How far a module is from onnxruntime, and from itself in float64 where that was asked.
+
+    `constant`: outputs that were the same for all inputs, which proves nothing about them.
+    """
 
     worst_error: float
     rounding: float = 0.0
+    constant: tuple[str, ...] = ()
 
 
 def checked(
@@ -66,10 +70,13 @@ def agree(
     tensor that differs.
     """
     worst = rounding = 0.0
+    seen: dict[str, list[NDArray[Any]]] = {name: [] for name in outputs}
     for feeds in given:
         values = _values(model, feeds, (*inputs, *outputs))
         passed = [values[name] for name in inputs]
         got = run(module, passed, outputs)
+        for name in outputs:
+            seen[name].append(values[name])
         errors = {name: relative_error(got[name], values[name]) for name in outputs}
         worst = max(worst, *errors.values())
         if all(error <= tolerance for error in errors.values()):
@@ -79,7 +86,14 @@ def agree(
         for name, error in errors.items():
             if not error <= allowed(tolerance, noise[name]):
                 raise _diverged(model, module, feeds, passed, name, error, tolerance)
-    return Comparison(worst, rounding)
+    return Comparison(worst, rounding, tuple(name for name in outputs if _constant(seen[name])))
+
+
+def _constant(arrays: Sequence[NDArray[Any]]) -> bool:
+    """Tell whether an output is the same for all samples, as far as they have the same sizes."""
+    first = arrays[0].reshape(-1)
+    others = [array.reshape(-1) for array in arrays[1:]]
+    return all(np.array_equal(a[: first.size], first[: a.size], equal_nan=True) for a in others)
 
 
 def _values(model: Model, feeds: Arrays, names: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -139,13 +153,13 @@ def _wider(value: Any) -> Any:
 
 
 def samples(model: Model) -> Iterator[dict[str, NDArray[Any]]]:
-    """Draw inputs at batch 1, and at 3 if the batch is symbolic and the graph takes 3."""
-    open_ = batches(model)
-    for seed, batch in enumerate(_BATCHES if open_ else (1,)):
+    """Draw inputs at batch 1 and, if the batch is symbolic and the graph takes 3, at 3."""
+    sizes = _BATCHES if batches(model) else (1, 1)
+    for seed, batch in enumerate(sizes):
         facts = {name: _at(model, name, batch) for name in model.graph.inputs}
         feeds = draw(model, facts, seed, model.facts)
         if batch > 1 and not _takes(model, feeds):
-            return
+            feeds = draw(model, {n: model.facts[n] for n in facts}, seed, model.facts)
         yield feeds
 
 

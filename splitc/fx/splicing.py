@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, InlinePass
@@ -16,6 +15,7 @@ from splitc.errors import ModelError
 from splitc.fx.checking import TOLERANCE, agree, samples
 from splitc.fx.graphs import all_values, drop_unread, forget_shapes
 from splitc.fx.layouts import to_torch
+from splitc.fx.opsets import one_opset
 from splitc.fx.region import Region, region
 from splitc.fx.wide import BATCH, wide_shapes
 from splitc.importing import reason
@@ -50,7 +50,7 @@ def splice(
     _check(model, part)
     still = copy.deepcopy(module).cpu().eval()
     new = _exported(model, part, still)
-    made, new = _one_opset(replace(model.clone(), cuttable=model.cuttable), new)
+    made, new = one_opset(replace(model.clone(), cuttable=model.cuttable), new)
     _prefixed(made, new, prefix)
     _replace(made, region(made, inputs, outputs), new)
     forget_shapes(made.ir)
@@ -160,36 +160,6 @@ def _batch_axes(fact: Fact, wide: tuple[int, ...] | None) -> list[int]:
 
 def _torch_dtype(fact: Fact) -> torch.dtype:
     return to_torch(np.zeros((), dtype_of(fact.dtype).numpy())).dtype
-
-
-def _one_opset(model: Model, new: ir.Model) -> tuple[Model, ir.Model]:
-    """Bring both to one opset: the model's if the new part can be said in it."""
-    have, made = model.ir.opset_imports[""], new.opset_imports[""]
-    if have == made:
-        return model, new
-    if (lowered := _converted(new, have)) is not None:
-        return model, lowered
-    raised = _converted(model.ir, made)
-    if raised is None:
-        raise ModelError(
-            f"the model has opset {have}, the new part {made}, and neither converts to the other",
-            where=model.source,
-            hint="export the model again with opset 18 or later",
-        )
-    note = f"the new part needs opset {made}: the model, which had {have}, was raised to it"
-    return replace(model, ir=raised).with_notes(note), new
-
-
-def _converted(model: ir.Model, opset: int) -> ir.Model | None:
-    """Return the model at another opset; None where onnx's converter cannot."""
-    try:
-        proto = onnx.version_converter.convert_version(ir.to_proto(model), opset)
-        onnx.checker.check_model(proto)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError):
-        return None
-    made = ir.from_proto(proto)
-    made.ir_version = model.ir_version
-    return made
 
 
 def _prefixed(model: Model, new: ir.Model, prefix: str) -> None:
