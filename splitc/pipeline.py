@@ -29,6 +29,7 @@ BUILT_IN = {
     "fp16": "splitc.passes.fp16:Fp16",
     "low-rank": "splitc.passes.low_rank:LowRank",
     "narrow-boundary": "splitc.passes.narrow_boundary:NarrowBoundary",
+    "prune": "splitc.passes.prune:Prune",
     "quantize": "splitc.passes.quantize:Quantize",
     "share-weights": "splitc.passes.share_weights:ShareWeights",
     "simplify": "splitc.passes.simplify:Simplify",

@@ -1,0 +1,93 @@
+"""Leave out what the network needs least: filters, heads, inner widths, blocks, or single weights.
+
+    c = Conv(x, w)      w: 64 × 16 × 3 × 3            c = Conv(x, w)      w: 40 × 16 × 3 × 3
+    r = Relu(c)                             becomes   r = Relu(c)
+    y = Conv(r, v)      v: 16 × 64 × 3 × 3            y = Conv(r, v)      v: 16 × 40 × 3 × 3
+
+Nodes, tensors and initializers keep their names; inputs, outputs and the tensors of a boundary
+keep their sizes. What must go together is found by torch-pruning and tried. With data, layers are
+refitted in closed form to what the whole network computed; with a recipe, the result is then
+trained, learning from the whole network by default. Single weights (`kind` "weights" and "2:4")
+are set to 0: the graph stays as large and slow as it was, unless a backend makes use of zeros.
+"""
+
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, ClassVar
+
+from splitc import scope as scopes
+from splitc.errors import PassError, did_you_mean
+from splitc.model import Model
+from splitc.pipeline import resource
+
+if TYPE_CHECKING:
+    from splitc.data import Dataset
+    from splitc.scope import Boundary
+    from splitc.train import Recipe, Recorder
+
+KINDS = ("channels", "heads", "mlp", "blocks", "weights", "2:4")
+TARGETS = ("macs", "bytes", "channels", "latency")
+IMPORTANCES = ("energy", "magnitude", "taylor", "bn-scale")
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Remove the share `ratio` of the MACs (or of the target named) where it is missed least.
+
+    `globally`: rank over the whole network; else each layer loses the same share. `repair`: refit
+    the layers to the data. `round_to`: widths become multiples of it.
+    """
+
+    name: ClassVar[str] = "prune"
+    exact: ClassVar[bool] = False
+
+    ratio: float
+    target: str = "macs"
+    kind: str = "channels"
+    importance: str = "energy"
+    globally: bool = True
+    repair: bool = True
+    round_to: int = 1
+    scope: str = "both"
+    data: "Dataset | None" = resource()
+    recipe: "Recipe | None" = resource()
+    recorder: "Recorder | None" = resource()
+    boundary: "Boundary | None" = resource()
+
+    def __post_init__(self) -> None:
+        scopes.check(self.scope)
+        choices = {"kind": KINDS, "target": TARGETS, "importance": IMPORTANCES}
+        for option, known in choices.items():
+            if (given := getattr(self, option)) not in known:
+                raise ValueError(f"{option} = {given!r}; {did_you_mean(given, known)}")
+        if not 0 < self.ratio < 1:
+            raise ValueError(f"ratio = {self.ratio}: the share to remove, above 0 and below 1")
+        if self.round_to < 1:
+            raise ValueError(f"round_to = {self.round_to}: a whole number, 1 or more")
+        if self.kind == "2:4" and self.ratio != 0.5:
+            raise ValueError("kind = '2:4' removes two of every four weights: ratio = 0.5")
+        if self.target == "latency":
+            raise ValueError(
+                "target = 'latency' is not there yet; target = 'macs', and measure the result"
+            )
+
+    def run(self, model: Model) -> Model:
+        """Return the smaller model; its notes say by how much.
+
+        Raises `PassError` where nothing of the kind can be pruned, or not enough.
+        """
+        if find_spec("torch") is None:
+            raise PassError("'prune' needs torch", hint="pip install 'splitc[torch]'")
+        from splitc.pruning.how import How
+        from splitc.pruning.run import pruned
+
+        names = [field.name for field in fields(How)]
+        return pruned(
+            model,
+            How(**{name: getattr(self, name) for name in names}),
+            scope=self.scope,
+            boundary=self.boundary,
+            data=self.data,
+            recipe=self.recipe,
+            recorder=self.recorder,
+        )

@@ -1,0 +1,1 @@
+"""Pruning: which parts of a network go together, which are missed least, and their removal."""
