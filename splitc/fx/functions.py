@@ -102,16 +102,6 @@ def group_norm(x: Tensor, groups: int, scale: Tensor, bias: Tensor, epsilon: flo
     ).reshape(shape)
 
 
-def local_response(x: Tensor, size: int, alpha: float, beta: float, bias: float) -> Tensor:
-    """Divide by a power of the local sum of squares; ONNX's window of an even size."""
-    squares = x.square().unsqueeze(1)
-    front = (size - 1) // 2
-    pads = (0,) * 2 * (x.dim() - 2) + (front, size - 1 - front)
-    padded = functional.pad(squares, pads)
-    total = padded.unfold(2, size, 1).sum(-1).squeeze(1)
-    return x / (bias + alpha / size * total) ** beta
-
-
 def lp_norm(x: Tensor, p: int, axis: int) -> Tensor:
     """Divide by the L1 or L2 norm along an axis; 0 where that is 0."""
     norm = x.abs().sum(axis, keepdim=True) if p == 1 else x.square().sum(axis, keepdim=True).sqrt()

@@ -89,12 +89,12 @@ def group(site: Site) -> fx.Node:
 
 
 def local_response(site: Site) -> fx.Node:
-    """LRN; ONNX's window is as torch's where `size` is odd."""
+    """LRN; the window is torch's where `size` is odd."""
     size = int(site.attr("size"))
     alpha, beta = float(site.attr("alpha", 1e-4)), float(site.attr("beta", 0.75))
     bias = float(site.attr("bias", 1.0))
     if size % 2 == 0:
-        return site.call(functions.local_response, site.x(0), size, alpha, beta, bias)
+        raise site.refuse(f"its size {size} is even, which onnxruntime does not run either")
     return site.call(functional.local_response_norm, site.x(0), size, alpha, beta, bias)
 
 
