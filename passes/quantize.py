@@ -25,7 +25,7 @@ from splitc.model import Model
 from splitc.pipeline import resource
 from splitc.quant import mixed, places, ranges
 from splitc.quant.int8 import Int8
-from splitc.quant.noise import Noise, alone
+from splitc.quant.noise import Noise, alone, few
 from splitc.quant.numbers import Scheme
 from splitc.quant.opset import with_axes
 from splitc.quant.share import int8_mac_share
@@ -39,8 +39,8 @@ SCHEMES = ("int8",)
 RULES = ("", "tensorrt")
 DEFAULT_SNR = 20.0
 """dB: the limit of `mixed` where none is given; a tenth of the outputs' amplitude is noise then."""
-_CALIBRATE, _DRAW, _LISTEN = 256, 64, 32
-"""Samples: for ranges and biases; drawn where there are no data; for noise."""
+_CALIBRATE, _DRAW = 256, 64
+"""Samples: for ranges and biases; drawn where there are no data."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,7 @@ class Quantize:
 
     def _kept(self, job: Int8) -> tuple[frozenset[str], tuple[str, ...]]:
         """Search for the least that must stay in float; return it, and lines for the user."""
-        part = ranges.some(job.data, _LISTEN)
-        noise = Noise(job.model, part, self._ends(job.model))
+        noise = Noise(job.model, few(job.model, job.data), self._ends(job.model))
         holds, limit = self._limit(job, noise)
         costs = tuple(alone(noise, job.candidates, job.ranges, job.scheme, self._say))
         found = mixed.search(costs, holds, self._say)

@@ -11,14 +11,14 @@ from splitc.model import Model
 from splitc.plan.naming import named
 from splitc.quant import places
 from splitc.quant.int8 import Int8
-from splitc.quant.noise import NodeCost, Noise, alone
+from splitc.quant.noise import NodeCost, Noise, alone, few
 from splitc.quant.numbers import Scheme
 from splitc.quant.opset import with_axes
 from splitc.quant.ranges import some
 from splitc.stages import Progress, quiet
 
-CALIBRATE, LISTEN = 256, 32
-"""Samples: for the ranges, and to measure noise with; so many are drawn where there are no data."""
+CALIBRATE, DRAW = 256, 32
+"""Samples: for the ranges; drawn where there are no data."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def sensitivity(
     """
     head = named(model.graph, cut).head_nodes if cut else frozenset[str]()
     raised = with_axes(model)
-    known = samples.drawn(raised, LISTEN) if data is None else some(data, CALIBRATE)
+    known = samples.drawn(raised, DRAW) if data is None else some(data, CALIBRATE)
     found = places.candidates(raised)
     job = Int8(raised, found, frozenset(found), known, scheme or Scheme(), method, correct=False)
     progress("calibrate", f"{len(known)} samples")
-    noise = Noise(raised, some(known, LISTEN))
+    noise = Noise(raised, few(raised, known))
 
     def step(done: int, total: int, what: str) -> None:
         progress("sensitivity", f"{done} of {total}, {what}")

@@ -21,7 +21,7 @@ from splitc.model import Model, captures, identity
 from splitc.quant import qdq
 from splitc.quant.numbers import Scheme
 from splitc.quant.places import is_weight, weight_of
-from splitc.quant.ranges import Range, activations
+from splitc.quant.ranges import Range, activations, chunks
 from splitc.quant.stored import Store
 
 Array = NDArray[Any]
@@ -80,9 +80,10 @@ def _affordable(model: Model, samples: int) -> int:
 def _means(model: Model, data: Dataset, layers: Sequence[str]) -> dict[str, Array]:
     """Return layer → mean of each output channel, over the data, float64."""
     totals: dict[str, Array] = {}
-    for batch in activations(model, data, layers):
-        for name, array in batch.items():
-            totals[name] = totals.get(name, np.float64(0)) + _sums(array)
+    for names in chunks(model, layers):
+        for batch in activations(model, data, names):
+            for name, array in batch.items():
+                totals[name] = totals.get(name, np.float64(0)) + _sums(array)
     return {name: total[:-1] / total[-1] for name, total in totals.items()}
 
 

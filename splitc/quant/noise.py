@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from splitc.accuracy import predict, snr_db
 from splitc.accuracy.results import Outputs
 from splitc.data import Dataset
@@ -12,7 +14,7 @@ from splitc.macs import macs
 from splitc.model import Model
 from splitc.quant.numbers import Scheme
 from splitc.quant.qdq import quantized
-from splitc.quant.ranges import Range
+from splitc.quant.ranges import Range, some
 
 Step = Callable[[int, int, str], None]
 """Called as `step(done, total, what)`."""
@@ -36,6 +38,17 @@ class NodeCost:
     def noise(self) -> float:
         """Noise power over signal power at the worst output."""
         return float(10 ** (-self.snr_db / 10))
+
+
+_SAMPLES = (8, 32)
+_MACS = 2**32
+"""Work for one measurement: a larger network is listened to on fewer samples, 8 at least."""
+
+
+def few(model: Model, data: Dataset) -> Dataset:
+    """Return the samples that noise is measured on: 32 at most, 8 of a network with much work."""
+    count = _MACS // max(1, sum(macs(model).values()))
+    return some(data, int(np.clip(count, *_SAMPLES)))
 
 
 class Noise:

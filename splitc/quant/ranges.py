@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splitc.data import Dataset
+from splitc.data import Dataset, fixed_batch
 from splitc.errors import ModelError, did_you_mean
 from splitc.execute import run, session
 from splitc.model import Model
@@ -47,7 +47,7 @@ def ranges(
     Raises `ModelError` naming a tensor that is not finite: no scale could hold it.
     """
     found: dict[str, Range] = {}
-    for names in _chunks(model, tensors):
+    for names in chunks(model, tensors):
         collect, result = _minmax() if method == "minmax" else _histogram(method)
         for batch in activations(model, data, names):
             collect(batch)
@@ -73,12 +73,13 @@ def activations(model: Model, data: Dataset, tensors: Sequence[str]) -> Iterator
         yield {t: made[t] if t in made else feeds[t] for t in tensors}
 
 
-def _chunks(model: Model, tensors: Sequence[str]) -> Iterator[list[str]]:
+def chunks(model: Model, tensors: Sequence[str]) -> Iterator[list[str]]:
     """Divide tensors so that a batch of each part stays within `_BYTES`."""
+    batch = 1 if fixed_batch(model) else _BATCH
     chunk: list[str] = []
     size = 0
     for name in dict.fromkeys(tensors):
-        needed = model.facts[name].nbytes * _BATCH if name in model.facts else 0
+        needed = model.facts[name].nbytes * batch if name in model.facts else 0
         if chunk and size + needed > _BYTES:
             yield chunk
             chunk, size = [], 0
