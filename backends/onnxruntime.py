@@ -38,8 +38,12 @@ _FAILURES = (
 )
 
 
+GRAPH_OPTIMIZATION = "graph_optimization"
+"""The fact of an artifact that says "none" where it is to be run node by node, as written."""
+
+
 class OnnxRuntime:
-    """Runs the portable ONNX form on the CPU with graph optimisation on."""
+    """Runs the portable ONNX form on the CPU, with graph optimisation on unless told."""
 
     name: ClassVar[str] = "onnxruntime"
 
@@ -73,18 +77,22 @@ class OnnxRuntime:
         """Open a session on the portable form; a path also finds external data beside it."""
         if artifact.model is None:
             raise BackendError("an onnxruntime artifact is loaded from its portable form")
-        return OrtSession(artifact.model, artifact.target.threads)
+        optimize = artifact.facts.get(GRAPH_OPTIMIZATION) != "none"
+        return OrtSession(artifact.model, artifact.target.threads, optimize)
 
 
 class OrtSession:
     """A session on one ONNX file or its bytes: feeds → outputs by name."""
 
-    def __init__(self, model: Path | bytes, threads: int = 0) -> None:
+    def __init__(self, model: Path | bytes, threads: int = 0, optimize: bool = True) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry(*narrow.EXACT_INT8)
+        if not optimize:
+            off = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = off
         source = str(model) if isinstance(model, Path) else model
         self._where = model.name if isinstance(model, Path) else "model in memory"
         try:

@@ -254,13 +254,13 @@ def _selftest(folder: Path, parts: Parts) -> Selftest:
     from splitc.verify import TOLERANCES, kind
 
     boundary = [tensor.name for tensor in parts.split.boundary]
-    recorded = selftest.record(parts.model, boundary)
+    right = kind(parts.model)
+    recorded = selftest.record(parts.model, boundary, optimize=right != "int8")
     names = ("inputs", "boundary", "outputs")
     paths = {name: f"{selftest.FOLDER}/{name}.npz" for name in names}
     (folder / selftest.FOLDER).mkdir()
     for name, samples in zip(names, recorded, strict=True):
         selftest.write(folder / paths[name], samples)
-    right = kind(parts.model)
     return Selftest(
         samples=len(recorded[0]),
         inputs=paths["inputs"],

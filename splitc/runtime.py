@@ -29,10 +29,12 @@ class Head:
     `outputs`: the graph outputs that the head made in the latest call.
     """
 
-    def __init__(self, folder: Path, read: Manifest, threads: int = 0) -> None:
+    def __init__(
+        self, folder: Path, read: Manifest, threads: int = 0, optimize: bool = True
+    ) -> None:
         self.manifest = read
         self.outputs: dict[str, NDArray[Any]] = {}
-        self._side = _Side(folder, _segment(read, "head"), threads)
+        self._side = _Side(folder, _segment(read, "head"), threads, optimize)
         self._sequence = 0
 
     @property
@@ -63,9 +65,11 @@ class Head:
 class Tail:
     """The server's half: one frame → the graph outputs that the tail makes."""
 
-    def __init__(self, folder: Path, read: Manifest, threads: int = 0) -> None:
+    def __init__(
+        self, folder: Path, read: Manifest, threads: int = 0, optimize: bool = True
+    ) -> None:
         self.manifest = read
-        self._side = _Side(folder, _segment(read, "tail"), threads)
+        self._side = _Side(folder, _segment(read, "tail"), threads, optimize)
 
     @property
     def contract(self) -> Contract:
@@ -89,17 +93,18 @@ class Tail:
         return sequence, {tensor.name: made[tensor.name] for tensor in self.contract.gives}
 
 
-def open_head(folder: str | Path, *, threads: int = 0) -> Head:
+def open_head(folder: str | Path, *, threads: int = 0, optimize: bool = True) -> Head:
     """Open the head of a bundle; the other side's folder may be absent.
 
-    `threads`: for its operators, 0 = all cores. Raises `VerifyError` for a damaged bundle.
+    `threads`: for its operators, 0 = all cores. `optimize`: let onnxruntime fuse operators.
+    Raises `VerifyError` for a damaged bundle.
     """
-    return Head(Path(folder), _fitting(manifest.read(Path(folder))), threads)
+    return Head(Path(folder), _fitting(manifest.read(Path(folder))), threads, optimize)
 
 
-def open_tail(folder: str | Path, *, threads: int = 0) -> Tail:
+def open_tail(folder: str | Path, *, threads: int = 0, optimize: bool = True) -> Tail:
     """Open the tail of a bundle; the other side's folder may be absent. See `open_head`."""
-    return Tail(Path(folder), _fitting(manifest.read(Path(folder))), threads)
+    return Tail(Path(folder), _fitting(manifest.read(Path(folder))), threads, optimize)
 
 
 def run(
@@ -143,9 +148,10 @@ def _ask(
 class _Side:
     """One segment's portable form; its session is opened when first needed."""
 
-    def __init__(self, folder: Path, segment: Segment, threads: int) -> None:
+    def __init__(self, folder: Path, segment: Segment, threads: int, optimize: bool) -> None:
         self._segment = segment
         self._threads = threads
+        self._facts = {} if optimize else {"graph_optimization": "none"}
         self._model = folder / segment.model if segment.model is not None else None
         if self._model is not None and not self._model.is_file():
             raise VerifyError(
@@ -165,7 +171,7 @@ class _Side:
     def _session(self) -> Session:
         assert self._model is not None, "an empty side has no session"
         target = Target(self._segment.name, threads=self._threads)
-        artifact = Artifact(backend="onnxruntime", format="onnx", target=target)
+        artifact = Artifact("onnxruntime", format="onnx", target=target, facts=self._facts)
         return backend.get(artifact.backend).load(artifact.at(self._model))
 
 

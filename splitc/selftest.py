@@ -40,11 +40,12 @@ literal."""
 
 
 def record(
-    model: "Model", boundary: Sequence[str], seed: int = 0
+    model: "Model", boundary: Sequence[str], seed: int = 0, *, optimize: bool = True
 ) -> tuple[list[Sample], list[Sample], list[Sample]]:
     """Run the whole of `model`; return (inputs, boundary tensors, outputs), one of each a sample.
 
     Inputs are drawn by the rules of `splitc.feeds`; `boundary` names tensors of the graph.
+    `optimize`: let onnxruntime fuse operators, which in quantized graphs moves roundings.
     """
     from splitc.execute import run, session
     from splitc.feeds import draw_samples
@@ -56,7 +57,7 @@ def record(
     size = sum(facts[name].nbytes for name in names if name in facts)
     inputs = draw_samples(model, SAMPLES if SAMPLES * size <= MAX_BYTES else 2, seed)
     wanted = list(dict.fromkeys([*outputs, *made]))
-    opened = session(model, outputs=made)
+    opened = session(model, outputs=made, optimize=optimize)
     results = [{**feeds, **run(opened, feeds, wanted, model.source)} for feeds in inputs]
     return (
         list(inputs),

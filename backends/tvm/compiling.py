@@ -102,8 +102,9 @@ def _selftest(segment: Model) -> str:
     "int8" where quantized values are computed with; "fp16" for half floats, and where integers are
     made for the wire alone, which may be a step off.
     """
-    makers = [node for node in segment.ir.graph if node.op_type == "QuantizeLinear"]
-    if any(node.outputs[0].uses() for node in makers):
+    graph = segment.graph
+    makers = [node for node in graph.nodes if node.op == "QuantizeLinear"]
+    if any(graph.readers[node.outputs[0]] for node in makers):
         return "int8"
     half = any(fact.dtype == "float16" for fact in segment.facts.values())
     return "fp16" if half or makers else "tvm-fp32"
