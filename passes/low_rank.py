@@ -23,7 +23,9 @@ from splitc import scope as scopes
 from splitc.data import fixed_batch
 from splitc.errors import PassError, did_you_mean
 from splitc.factor.choose import Chosen, by_energy, by_target, most
+from splitc.factor.gain import gains
 from splitc.factor.layers import METHODS, Layer, Option, layers, weight_bytes
+from splitc.factor.moments import fitted
 from splitc.factor.rewrite import Rewrite
 from splitc.macs import macs
 from splitc.model import Model
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from splitc.train import Recipe, Recorder
 
 TARGETS = ("macs", "bytes")
+FITS = ("data", "weights")
 DEFAULT_ENERGY = 0.9
 
 
@@ -44,8 +47,10 @@ class LowRank:
     """Factor weights of MatMul, Gemm and Conv by SVD, Tucker-2 or CP.
 
     `energy`: the share of each weight's sum of squares to keep, 0 to 1 (0.9 if nothing is said);
-    or `target` ('macs', 'bytes') and the `ratio` of it, within the scope, to remove. With a
-    recipe, the result is trained to answer as the original does.
+    or `target` ('macs', 'bytes') and the `ratio` of it, within the scope, to remove. With data
+    (unless `fit` is 'weights'), factors are fitted to the outputs of each node instead, whose
+    energy it then is, and a target falls where the network's outputs suffer least. With a recipe,
+    the result is trained to answer as the original does.
     """
 
     name: ClassVar[str] = "low-rank"
@@ -55,6 +60,7 @@ class LowRank:
     target: str = ""
     ratio: float | None = None
     conv: str = "tucker"
+    fit: str = "data"
     scope: str = "both"
     data: "Dataset | None" = resource()
     recipe: "Recipe | None" = resource()
@@ -63,7 +69,8 @@ class LowRank:
 
     def __post_init__(self) -> None:
         scopes.check(self.scope)
-        for option, known in (("conv", METHODS), ("target", ("", *TARGETS))):
+        options = {"conv": METHODS, "target": ("", *TARGETS), "fit": FITS}
+        for option, known in options.items():
             if (given := getattr(self, option)) not in known:
                 raise ValueError(
                     f"{option} = {given!r}; {did_you_mean(given, filter(None, known))}"
@@ -84,11 +91,19 @@ class LowRank:
         """
         nodes = scopes.within(model, self.scope, self.boundary)
         known = layers(model, nodes, self.conv)
+        if (data := self._fits) is not None:
+            known = fitted(model, known, data)
         chosen = self._chosen(model, nodes, known)
         if not chosen:
             return model.with_notes("low-rank: no weight is worth factoring: nothing changed")
         made = _rewritten(model, known, chosen)
         return made if self.recipe is None else self._trained(model, made)
+
+    @property
+    def _fits(self) -> "Dataset | None":
+        """The data that the factors are fitted to; never random ones."""
+        drawn = self.data is None or self.data.drawn
+        return None if drawn or self.fit == "weights" else self.data
 
     def _chosen(self, model: Model, nodes: frozenset[str], known: Sequence[Layer]) -> Chosen:
         if not self.target:
@@ -96,7 +111,8 @@ class LowRank:
         assert self.ratio is not None
         counted = macs(model) if self.target == "macs" else {}
         inside = sum(counted[n] for n in nodes) if counted else weight_bytes(model, nodes)
-        chosen = by_target(known, self.target, int(np.ceil(self.ratio * inside)))
+        count = {} if self._fits is None else gains(model, known, self._fits)
+        chosen = by_target(known, self.target, int(np.ceil(self.ratio * inside)), count)
         if chosen is None:
             share = most(known, self.target) / max(inside, 1)
             raise PassError(
@@ -158,7 +174,8 @@ def _line(layer: Layer, option: Option, error: float) -> str:
     ranks = "×".join(map(str, option.ranks))
     size = "×".join(map(str, layer.array.shape))
     share = option.macs / layer.macs
+    of = "Frobenius error" if layer.root is None else "error of its output on the data"
     return (
-        f"low-rank: {layer.node}: {size} at rank {ranks}, relative Frobenius error {error:.3g}, "
+        f"low-rank: {layer.node}: {size} at rank {ranks}, relative {of} {error:.3g}, "
         f"{share:.0%} of its MACs"
     )

@@ -26,9 +26,12 @@ def by_energy(layers: Sequence[Layer], energy: float) -> dict[str, Option]:
     return chosen
 
 
-def by_target(layers: Sequence[Layer], cost: str, need: int) -> dict[str, Option] | None:
+def by_target(
+    layers: Sequence[Layer], cost: str, need: int, gains: Mapping[str, float] | None = None
+) -> dict[str, Option] | None:
     """Save at least `need` of `cost` ('macs' or 'bytes') at the least sum of squared errors.
 
+    `gains`: node → what its squared error counts for, 1 where nothing is said.
     A multiple-choice knapsack, solved by dynamic programming over what is saved in steps of
     need / 4096, rounded down: exact but for that. None if all layers together cannot save that
     much.
@@ -40,9 +43,10 @@ def by_target(layers: Sequence[Layer], cost: str, need: int) -> dict[str, Option
     picks: list[tuple[list[int], NDArray[np.int64]]] = []
     for layer in layers:
         saved = [min(_saved(layer, o, cost) * _STEPS // need, _STEPS) for o in layer.options]
+        gain = (gains or {}).get(layer.node, 1.0)
         best, pick = least.copy(), np.full(_STEPS + 1, -1)
         for number, (steps, option) in enumerate(zip(saved, layer.options, strict=True)):
-            error = _shifted(least, steps) + option.error
+            error = _shifted(least, steps) + gain * option.error
             better = error < best
             best[better], pick[better] = error[better], number
         least = best

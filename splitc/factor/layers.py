@@ -20,6 +20,8 @@ from splitc.model import Fact, Model, identity
 METHODS = ("tucker", "cp")
 _CP_SHARES = (0.1, 0.2, 0.35, 0.55, 0.8)
 """Ranks tried for CP, as shares of the largest that saves: each takes a decomposition."""
+_FAINT = 1e-3
+"""Share of the loudest output below which an output counts as no louder."""
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 
 
@@ -43,6 +45,10 @@ class Layer:
 
     `matrix`: the weight is a matrix (m, n), of a 1×1 convolution (O, I); else a kernel (O, I, K).
     `before`, `after`: positions that the node reads and makes (rows of a matrix product, pixels).
+    `data`: what the weight is multiplied by, with its channels at `channel`, which meet the
+    weight's `axis`. `root`: L, where L·Lᵀ are the second moments of these channels; errors are then
+    those of the node's output, not of its weight. `even`: every output channel counts alike then,
+    however loud it is (what follows a convolution treats its channels one by one).
     """
 
     node: str
@@ -53,7 +59,12 @@ class Layer:
     before: int
     after: int
     itemsize: int
+    data: str = ""
+    channel: int = -1
+    axis: int = 0
     method: str = "tucker"
+    root: Array | None = field(default=None, repr=False)
+    even: bool = False
 
     @property
     def macs(self) -> int:
@@ -64,6 +75,31 @@ class Layer:
     def bytes(self) -> int:
         """Bytes of the weight as it is."""
         return self.array.size * self.itemsize
+
+    @cached_property
+    def seen(self) -> Array:
+        """The weight as its data see it: their channels uncorrelated and equally strong."""
+        return np.asarray(self._met / self._loud)
+
+    @cached_property
+    def _met(self) -> Array:
+        if self.root is None:
+            return self.array
+        moved = np.tensordot(self.array, self.root, (self.axis, 0))
+        return np.asarray(np.moveaxis(moved, -1, self.axis))
+
+    @cached_property
+    def _loud(self) -> Array:
+        """How strong each output is on the data, root mean square; 1 where that does not count."""
+        axes = tuple(i for i in range(self.array.ndim) if i != 1 - self.axis)
+        power = np.sqrt(np.sum(self._met**2, axis=axes, keepdims=True))
+        if self.root is None or not self.even or not power.any():
+            return np.ones_like(power)
+        return np.asarray(np.maximum(power, _FAINT * power.max()))
+
+    def _unseen(self, part: Array) -> Array:
+        """Return a factor (channels, …) of `seen` as a factor of the weight."""
+        return part if self.root is None else np.asarray(np.linalg.solve(self.root.T, part))
 
     @cached_property
     def options(self) -> tuple[Option, ...]:
@@ -77,7 +113,7 @@ class Layer:
 
     @cached_property
     def _hosvd(self) -> Tucker:
-        return decompose.hosvd(self.array)
+        return decompose.hosvd(self.seen)
 
     @cached_property
     def _canonicals(self) -> dict[int, Canonical]:
@@ -85,11 +121,11 @@ class Layer:
         unit = self.before * ins + self.after * (places + outs)
         most = min((self.macs - 1) // unit, (self.array.size - 1) // (outs + ins + places))
         ranks = sorted({max(1, int(share * most)) for share in _CP_SHARES} if most > 0 else ())
-        return {rank: decompose.cp(self.array, rank) for rank in ranks}
+        return {rank: decompose.cp(self.seen, rank) for rank in ranks}
 
     def _matrix(self) -> list[Option]:
         rows, columns = self.array.shape
-        values = np.linalg.svd(self.array, compute_uv=False)
+        values = np.linalg.svd(self.seen, compute_uv=False)
         left = 1 - np.cumsum(values**2) / max(float(np.sum(values**2)), 1e-300)
         return [
             self._option((rank,), self.after * rank * (rows + columns), rank * (rows + columns), e)
@@ -127,7 +163,7 @@ class Layer:
                 (rank,),
                 rank * (self.before * ins + self.after * (places + outs)),
                 rank * (outs + ins + places),
-                decompose.relative(self.array, made.whole()) ** 2,
+                decompose.relative(self.seen, made.whole()) ** 2,
             )
             for rank, made in self._canonicals.items()
         ]
@@ -136,30 +172,36 @@ class Layer:
         return Option(ranks, int(macs), int(size) * self.itemsize, float(error))
 
     def factors(self, option: Option) -> tuple[list[Array], float]:
-        """Return the weights of the nodes in order, and the relative Frobenius error.
+        """Return the weights of the nodes in order, and the relative error.
 
         A matrix (m, n): (m, r), (r, n). A kernel: (s, I), (r, s, K), (O, r), the first or the last
-        left out at full rank; CP: (r, I), (r, 1, K), (O, r).
+        left out at full rank; CP: (r, I), (r, 1, K), (O, r). The error is that of the weight in
+        the Frobenius norm; with a `root`, that of the output on the data, root mean square.
         """
         if self.matrix:
-            first, second = decompose.pair(self.array, option.ranks[0])
-            return [first, second], decompose.relative(self.array, first @ second)
+            first, second = decompose.pair(self.seen, option.ranks[0])
+            error = decompose.relative(self.seen, first @ second)
+            if self.axis == 0:
+                return [self._unseen(first), second * self._loud], error
+            return [first * self._loud, self._unseen(second.T).T], error
         if self.method == "cp":
             made = self._canonicals[option.ranks[0]]
-            parts = [made.into.T, made.place.T[:, None, :], made.out]
-            return parts, decompose.relative(self.array, made.whole())
+            far = made.out * self._loud[:, :, 0]
+            parts = [self._unseen(made.into).T, made.place.T[:, None, :], far]
+            return parts, decompose.relative(self.seen, made.whole())
         return self._three(*option.ranks)
 
     def _three(self, out: int, into: int) -> tuple[list[Array], float]:
         outs, ins, _ = self.array.shape
-        made = decompose.refined(self.array, self._hosvd.cut(out, into))
-        error, core = decompose.relative(self.array, made.whole()), made.core
+        made = decompose.refined(self.seen, self._hosvd.cut(out, into))
+        error, core = decompose.relative(self.seen, made.whole()), made.core
+        near, far = self._unseen(made.into), made.out * self._loud[:, :, 0]
         if into == ins:
-            core = np.einsum("rsk,is->rik", core, made.into, optimize=True)
+            core = np.einsum("rsk,is->rik", core, near, optimize=True)
         if out == outs:
-            core = np.einsum("or,rsk->osk", made.out, core, optimize=True)
-        parts = [made.into.T] if into < ins else []
-        return [*parts, core, *([made.out] if out < outs else [])], error
+            core = np.einsum("or,rsk->osk", far, core, optimize=True)
+        parts = [near.T] if into < ins else []
+        return [*parts, core, *([far] if out < outs else [])], error
 
 
 def _best(options: list[Option]) -> list[Option]:
@@ -206,8 +248,20 @@ def _product(model: Model, node: ir.Node) -> Layer | None:
     wide = (array.T if turned else array).astype(np.float64)
     shared = wide.shape[0] if place == 1 else wide.shape[1]
     rows = other.elements // shared
-    name = str(node.inputs[place].name)  # type: ignore[union-attr]
-    return Layer(identity(node), place, name, wide, True, rows, rows, array.itemsize)
+    across = flag(node, "transA") == 1 or place == 0
+    return Layer(
+        node=identity(node),
+        place=place,
+        weight=_name(node, place),
+        array=wide,
+        matrix=True,
+        before=rows,
+        after=rows,
+        itemsize=array.itemsize,
+        data=_name(node, 1 - place),
+        channel=-2 if across else -1,
+        axis=1 - place,
+    )
 
 
 def _conv(model: Model, node: ir.Node, method: str) -> Layer | None:
@@ -220,16 +274,26 @@ def _conv(model: Model, node: ir.Node, method: str) -> Layer | None:
     matrix = wide.shape[2] == 1
     before, after = data.elements // ins, made.elements // outs
     return Layer(
-        identity(node),
-        1,
-        str(node.inputs[1].name),  # type: ignore[union-attr]
-        wide[:, :, 0] if matrix else wide,
-        matrix,
-        before,
-        after,
-        array.itemsize,
-        method,
+        node=identity(node),
+        place=1,
+        weight=_name(node, 1),
+        array=wide[:, :, 0] if matrix else wide,
+        matrix=matrix,
+        before=before,
+        after=after,
+        itemsize=array.itemsize,
+        data=_name(node, 0),
+        channel=1,
+        axis=1,
+        method=method,
+        even=True,
     )
+
+
+def _name(node: ir.Node, place: int) -> str:
+    value = node.inputs[place]
+    assert value is not None
+    return str(value.name)
 
 
 def _fact(model: Model, node: ir.Node, place: int) -> Fact | None:
