@@ -193,6 +193,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Flatten": (IMAGE, "y = Flatten<axis = 2>(x)", {}),
     "Reshape": (IMAGE, "y = Reshape(x, s)", {"s": ints(0, 2, -1, 6)}),
     "Reshape, merged": (IMAGE, "y = Reshape(x, s)", {"s": ints(-1, 144)}),
+    "Reshape, to a scalar": ("float[1,1] x", "y = Reshape(x, s)", {"s": ints()}),
     "Reshape, batch joined": (IMAGE, "y = Reshape(x, s)", {"s": ints(-1, 36)}),
     "Shape": (
         "float[N,A,6] x",

@@ -24,7 +24,7 @@ def reshape(site: Site) -> fx.Node:
     if not site.attr("allowzero", 0):
         items = [site.builder.size(x, i) if v == 0 else v for i, v in enumerate(items)]
     shapes = site.before_and_after()
-    if shapes is not None and len(shapes[1]) == len(items):
+    if items and shapes is not None and len(shapes[1]) == len(items):
         items = reshaping.derived(site.builder, x, items, *shapes)
     if shapes and (merged := reshaping.flattened(items, shapes[0], x)) is not None:
         return site.call(torch.flatten, x, *merged)
