@@ -33,12 +33,13 @@ SHARED = Path(os.environ.get("SPLITC_SHARED", Path(__file__).resolve().parents[2
 
 @dataclass(frozen=True)
 class Case:
-    """A network, the data that tune it, those that judge it, the shares to try, a recipe."""
+    """A network, the data that tune and judge it, shares of MACs to remove, those to train at."""
 
     name: str
     tune: Callable[[Any], Any]
     judge: Callable[[Any], Any]
     shares: tuple[float, ...]
+    trained: tuple[float, ...]
     recipe: Recipe
 
 
@@ -47,15 +48,17 @@ CASES = (
         "sst2_tiny_transformer",
         lambda own: own.sst2("train"),
         lambda own: own.sst2("dev"),
-        (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6),
-        Recipe(optimizer="adam", learning_rate=3e-4, epochs=1, batch=64),
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65),
+        (0.6, 0.65),
+        Recipe(optimizer="adam", learning_rate=1e-4, epochs=1, batch=64, loss="match"),
     ),
     Case(
         "imagenet_mobilenet_v1_0.25_224_fp32",
         lambda own: own.imagenet(224, "train1000_224"),
         lambda own: own.imagenet(224),
-        (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4),
-        Recipe(optimizer="adam", learning_rate=3e-4, epochs=2, batch=32),
+        (0.01, 0.02, 0.05, 0.1, 0.2, 0.3),
+        (0.05, 0.1, 0.2, 0.3),
+        Recipe(optimizer="adam", learning_rate=1e-3, epochs=3, batch=32),
     ),
 )
 
@@ -94,7 +97,7 @@ def curve(case: Case, *, train: bool) -> None:
     for share in case.shares:
         plain = LowRank(target="macs", ratio=share)
         kinds = {"weights": plain, "data": LowRank(**{**vars(plain), "data": tune})}
-        if train:
+        if train and share in case.trained:
             more = {"data": tune, "recipe": case.recipe}
             kinds["data, trained"] = LowRank(**{**vars(plain), **more})
         for label, step in kinds.items():

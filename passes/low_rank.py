@@ -47,7 +47,7 @@ class LowRank:
     """Factor weights of MatMul, Gemm and Conv by SVD, Tucker-2 or CP.
 
     `energy`: the share of each weight's sum of squares to keep, 0 to 1 (0.9 if nothing is said);
-    or `target` ('macs', 'bytes') and the `ratio` of it, within the scope, to remove. With data
+    or `ratio`: the share of the `target` ('macs', 'bytes'), within the scope, to remove. With data
     (unless `fit` is 'weights'), factors are fitted to the outputs of each node instead, whose
     energy it then is, and a target falls where the network's outputs suffer least. With a recipe,
     the result is trained to answer as the original does.
@@ -57,7 +57,7 @@ class LowRank:
     exact: ClassVar[bool] = False
 
     energy: float | None = None
-    target: str = ""
+    target: str = "macs"
     ratio: float | None = None
     conv: str = "tucker"
     fit: str = "data"
@@ -69,16 +69,14 @@ class LowRank:
 
     def __post_init__(self) -> None:
         scopes.check(self.scope)
-        options = {"conv": METHODS, "target": ("", *TARGETS), "fit": FITS}
+        options = {"conv": METHODS, "target": TARGETS, "fit": FITS}
         for option, known in options.items():
             if (given := getattr(self, option)) not in known:
-                raise ValueError(
-                    f"{option} = {given!r}; {did_you_mean(given, filter(None, known))}"
-                )
-        if bool(self.target) != (self.ratio is not None):
-            raise ValueError("target and ratio go together: target = 'macs', ratio = 0.3")
-        if self.target and self.energy is not None:
-            raise ValueError("energy or target, not both")
+                raise ValueError(f"{option} = {given!r}; {did_you_mean(given, known)}")
+        if self.ratio is None and self.target != "macs":
+            raise ValueError(f"target = {self.target!r} needs the ratio to remove")
+        if self.ratio is not None and self.energy is not None:
+            raise ValueError("energy or ratio, not both")
         for option in ("energy", "ratio"):
             value = getattr(self, option)
             if value is not None and not 0 < value < 1:
@@ -106,9 +104,8 @@ class LowRank:
         return None if drawn or self.fit == "weights" else self.data
 
     def _chosen(self, model: Model, nodes: frozenset[str], known: Sequence[Layer]) -> Chosen:
-        if not self.target:
+        if self.ratio is None:
             return by_energy(known, DEFAULT_ENERGY if self.energy is None else self.energy)
-        assert self.ratio is not None
         counted = macs(model) if self.target == "macs" else {}
         inside = sum(counted[n] for n in nodes) if counted else weight_bytes(model, nodes)
         count = {} if self._fits is None else gains(model, known, self._fits)
