@@ -232,6 +232,13 @@ def test_the_digest_is_of_what_is_in_it() -> None:
     ]
     assert len({data.digest, *(other.digest for other in others)}) == 7
     assert len(repr(data)) < 100
+    texts = [Dataset({"x": X[:2]}, np.array(t)).digest for t in (["a", "bc"], ["ab", "c"])]
+    assert texts[0] != texts[1]
+    many = np.arange(1000, dtype=np.float32).reshape(200, 5)
+    moved = many.copy()
+    moved[150] += 1
+    assert Dataset({"x": many}) == Dataset({"x": np.asfortranarray(many)})
+    assert Dataset({"x": many}) != Dataset({"x": moved})
 
 
 def test_halves_are_disjoint_and_seeded() -> None:
