@@ -2,9 +2,11 @@
 
 Each network is compiled for the profile raspberry-pi-4 (cortex-a72) and run by the C++ runner, and
 its ONNX form by onnxruntime's aarch64 wheel, both under qemu-user at 1 thread with a plugin that
-counts what is executed. Instructions per inference = what `MANY` inferences execute more than
-`FEW` do, so that loading and the first run do not count. Instructions are not cycles: caches,
-loads and issue width are invisible. Says what is missing, and exits with 0, where it cannot run.
+counts what is executed. Loading and the first run do not count: of the runner, whose start is the
+same each time, the difference of `MANY` inferences and one is taken; onnxruntime's program, whose
+start differs by more than a small network takes, tells the plugin where an inference ends, by a
+system call. Instructions are not cycles: caches, loads and issue width are invisible. Says what is
+missing, and exits with 0, where it cannot run.
 
 As root on Debian: apt-get install gcc g++-aarch64-linux-gnu qemu-user, then
 python -m splitc.backends.tvm.emulation aarch64.
@@ -14,9 +16,11 @@ import argparse
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import _arm_python
@@ -40,11 +44,11 @@ NETWORKS = (
     *("imagenet_mobilenet_v2_1.0_224", "torch_resnet18", "cifar10_resnet20_jpegft"),
     *("imagenet_mobilenet_v1_0.25_224_fp32", "sst2_tiny_transformer"),
 )
-FEW, MANY = 1, 4
+MANY = 4
 TOLERANCE = 1e-4
 COLUMNS = ("network", "TVM, million", "onnxruntime, million", "ratio", "worst errors")
 WITH_ONNXRUNTIME = """
-import sys
+import os, sys
 import numpy, onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -52,6 +56,7 @@ session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExec
 given = dict(numpy.load(sys.argv[2]))
 for _ in range(int(sys.argv[4])):
     made = session.run(None, given)
+    os.getppid()
 names = [output.name for output in session.get_outputs()]
 numpy.savez(sys.argv[3], **dict(zip(names, made)))
 """
@@ -65,8 +70,8 @@ class Counter:
     plugin: Path
     folder: Path
 
-    def __call__(self, root: Path, variables: Mapping[str, str], words: list[str]) -> int:
-        """Run a program of `root`; return how many instructions it executed."""
+    def __call__(self, root: Path, variables: Mapping[str, str], words: list[str]) -> list[int]:
+        """Run a program of `root`; return the instructions up to each mark, and up to its end."""
         file = self.folder / "count"
         file.unlink(missing_ok=True)
         command = [self.qemu, "-cpu", PI.cpu, "-L", str(root)]
@@ -75,7 +80,7 @@ class Counter:
         done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
         if done.returncode or not file.is_file():
             raise MissingError(f"emulation failed: {done.stderr.strip()[-200:] or done.returncode}")
-        return int(file.read_text("utf-8"))
+        return [int(line) for line in file.read_text("utf-8").splitlines()]
 
 
 def counter(folder: Path) -> Counter:
@@ -92,11 +97,6 @@ def counter(folder: Path) -> Counter:
     words = [compiler, "-O2", "-shared", "-fPIC", f"-DAPI={interface}", str(source)]
     subprocess.run([*words, "-o", str(plugin)], check=True)
     return Counter(qemu, plugin, folder)
-
-
-def difference(run: Callable[[int], int]) -> float:
-    """Return the instructions of one inference, from a few and many of them."""
-    return (run(MANY) - run(FEW)) / (MANY - FEW)
 
 
 def measure(network: _networks.Network, folder: Path, count: Counter, python: Path) -> str:
@@ -130,12 +130,12 @@ def _tvm(
         (place / f"in/{index}.bin").write_bytes(np.ascontiguousarray(feeds[tensor.name]).tobytes())
     words = [str(runtime / "run"), str(place), str(place / "in"), str(place / "out"), "1"]
     variables = {"LD_LIBRARY_PATH": str(runtime)}
-    spent = difference(lambda times: count(runtime, variables, [*words, str(times)]))
+    once, more = (count(runtime, variables, [*words, str(times)])[-1] for times in (1, MANY))
     made = {}
     for index, (name, value) in enumerate(want.items()):
         raw = (place / f"out/{index}.bin").read_bytes()
         made[name] = np.frombuffer(raw, value.dtype).reshape(value.shape)
-    return spent, worst(made, want)
+    return (more - once) / (MANY - 1), worst(made, want)
 
 
 def _onnxruntime(
@@ -152,7 +152,8 @@ def _onnxruntime(
     files = [str(place / name) for name in ("model.onnx", "x.npz", "y.npz")]
     words = [str(_arm_python.python(python)), "-c", WITH_ONNXRUNTIME, *files]
     variables = _arm_python.environment(python)
-    spent = difference(lambda times: count(python, variables, [*words, str(times)]))
+    *marks, _ = count(python, variables, [*words, str(MANY)])
+    spent = median(later - earlier for earlier, later in pairwise(marks[-MANY:]))
     return spent, worst(np.load(place / "y.npz"), want)
 
 
