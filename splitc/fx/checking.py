@@ -107,13 +107,13 @@ def allowed(tolerance: float, noise: float) -> float:
 
 
 def _noise(module: nn.Module, passed: Sequence[NDArray[Any]], got: Arrays) -> dict[str, float]:
-    """Return output → how far float32 is from float64 there, in two forms of the same module."""
+    """Return output → how far float32 is from float64 there, in some forms of the same module."""
     wide = [v.astype(np.float64) if v.dtype == np.float32 else v for v in passed]
     try:
         exact = run(in_double(module), wide, list(got))
     except (RuntimeError, TypeError):
         return dict.fromkeys(got, 0.0)
-    forms = (got, run(_by_tanh(module), passed, list(got)))
+    forms = [got, *(run(form, passed, list(got)) for form in _coarse(module))]
     return {name: max(_distance(form[name], exact[name]) for form in forms) for name in got}
 
 
@@ -123,14 +123,21 @@ def _distance(got: NDArray[Any], exact: NDArray[Any]) -> float:
     return relative_error(got.astype(exact.dtype), exact)
 
 
-def _by_tanh(module: nn.Module) -> nn.Module:
-    """Return a copy whose Sigmoid is right to float32's step at 1, as onnxruntime's is."""
-    made = copy.deepcopy(module)
-    for part in _graph_modules(made):
-        for node in part.graph.nodes:
-            node.target = functions.sigmoid if node.target is torch.sigmoid else node.target
-        part.recompile()
-    return made
+def _coarse(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield copies whose Sigmoid is only as good as onnxruntime's; none if there is no Sigmoid."""
+    for phase in (0.0, 1 / 3, 2 / 3):
+        made, found = copy.deepcopy(module), False
+        for part in _graph_modules(made):
+            for node in part.graph.nodes:
+                if node.target is torch.sigmoid:
+                    node.target, node.args, found = (
+                        functions.coarse_sigmoid,
+                        (*node.args, phase),
+                        True,
+                    )
+            part.recompile()
+        if found:
+            yield made
 
 
 def _graph_modules(module: nn.Module) -> Iterator[fx.GraphModule]:

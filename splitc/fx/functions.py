@@ -134,9 +134,13 @@ def softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
-def sigmoid(x: Tensor) -> Tensor:
-    """Return the logistic function by way of tanh: no more exact near 0 than near 1."""
-    return 0.5 * torch.tanh(0.5 * x) + 0.5
+def coarse_sigmoid(x: Tensor, phase: float) -> Tensor:
+    """Return the logistic function rounded as floats just below 1 are, near 0 as well.
+
+    Onnxruntime's is no better. `phase` (0 to 1) shifts the grid that it is rounded to.
+    """
+    step = torch.finfo(x.dtype).eps / 2
+    return (torch.round(torch.sigmoid(x) / step + phase) - phase) * step
 
 
 def power(base: Any, exponent: Any) -> Any:

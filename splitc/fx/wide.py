@@ -29,10 +29,10 @@ def wide_shapes(model: Model) -> dict[str, tuple[int, ...]]:
 
 
 def batches(model: Model) -> tuple[str, ...]:
-    """Return the symbols that stand first in an input, those that `--input` fixes left out."""
+    """Return the symbols that stand first in an input."""
     made = {
         tensor.shape[0]: None
         for tensor in model.inputs
-        if tensor.shape and isinstance(tensor.shape[0], str) and tensor.name not in model.specs
+        if tensor.shape and isinstance(tensor.shape[0], str)
     }
     return tuple(str(symbol) for symbol in made)
