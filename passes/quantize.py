@@ -135,12 +135,19 @@ class Quantize:
         return (*((random,) if data.drawn else ()), *((slow,) if on_cpu else ()))
 
     def _kept(self, job: Int8) -> tuple[frozenset[str], tuple[str, ...]]:
-        """Search for the least that must stay in float; return it, and lines for the user."""
+        """Search for the least that must stay in float; return it, and lines for the user.
+
+        The search goes by drafts; where its result does not hold in full, all is measured in full.
+        """
         noise = Noise(job.model, few(job.model, job.data), self._ends(job.model))
         holds, limit = self._limit(job, noise)
         costs = tuple(alone(noise, job.candidates, job.ranges, job.scheme, self._say))
-        found = mixed.search(costs, holds, self._say)
-        return found.kept, (f"quantize: mixed until {limit}; {found.tried} graphs were measured",)
+        found = mixed.search(costs, lambda kept: holds(job.made(kept, draft=True)), self._say)
+        tried = found.tried + 1
+        if job.correct and not holds(job.made(found.kept)):
+            found = mixed.search(costs, lambda kept: holds(job.made(kept)), self._say)
+            tried += found.tried
+        return found.kept, (f"quantize: mixed until {limit}; {tried} graphs were measured",)
 
     def _say(self, done: int, total: int, what: str) -> None:
         if self.recorder is not None:
@@ -151,8 +158,8 @@ class Quantize:
         pinned = set(self.boundary.tensors) if self.boundary else set()
         return [t.name for t in model.outputs if t.name not in pinned]
 
-    def _limit(self, job: Int8, noise: Noise) -> tuple[Callable[[Set[str]], bool], str]:
-        """Return what decides whether a choice of nodes is good enough, and its name."""
+    def _limit(self, job: Int8, noise: Noise) -> tuple[Callable[[Model], bool], str]:
+        """Return what decides whether a model is good enough, and the name of the limit."""
         checks: list[Callable[[Model], bool]] = []
         names: list[str] = []
         if self.max_drop is not None:
@@ -165,11 +172,7 @@ class Quantize:
             checks.append(lambda made: noise.snr_db(made) >= snr)
             names.append(f"the outputs keep {snr:g} dB on {len(noise.data)} samples")
 
-        def holds(kept: Set[str]) -> bool:
-            made = job.made(kept)
-            return all(check(made) for check in checks)
-
-        return holds, " and ".join(names)
+        return lambda made: all(check(made) for check in checks), " and ".join(names)
 
     def _summary(self, job: Int8, made: Model, kept: Set[str]) -> str:
         count = len(job.candidates) - len(kept)

@@ -76,7 +76,7 @@ def with_followers(
         ours = name in model.graph.by_id and (allowed is None or name in allowed)
         if ours and name not in made and _follows(node, made):
             made.add(name)
-    for name, node in reversed(model.nodes.items()):
+    for name, node in reversed(list(model.nodes.items())):
         if name in made and name not in chosen and not _leads(node, made):
             made.remove(name)
     return frozenset(made)
