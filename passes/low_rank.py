@@ -23,7 +23,7 @@ from splitc import scope as scopes
 from splitc.data import fixed_batch
 from splitc.errors import PassError, did_you_mean
 from splitc.factor.choose import Chosen, by_energy, by_target, most
-from splitc.factor.gain import gains
+from splitc.factor.harm import harms
 from splitc.factor.layers import METHODS, Layer, Option, layers, weight_bytes
 from splitc.factor.moments import fitted
 from splitc.factor.rewrite import Rewrite
@@ -108,8 +108,8 @@ class LowRank:
             return by_energy(known, DEFAULT_ENERGY if self.energy is None else self.energy)
         counted = macs(model) if self.target == "macs" else {}
         inside = sum(counted[n] for n in nodes) if counted else weight_bytes(model, nodes)
-        count = {} if self._fits is None else gains(model, known, self._fits)
-        chosen = by_target(known, self.target, int(np.ceil(self.ratio * inside)), count)
+        harm = {} if self._fits is None else harms(model, known, self._fits)
+        chosen = by_target(known, self.target, int(np.ceil(self.ratio * inside)), harm)
         if chosen is None:
             share = most(known, self.target) / max(inside, 1)
             raise PassError(

@@ -27,11 +27,14 @@ def by_energy(layers: Sequence[Layer], energy: float) -> dict[str, Option]:
 
 
 def by_target(
-    layers: Sequence[Layer], cost: str, need: int, gains: Mapping[str, float] | None = None
+    layers: Sequence[Layer],
+    cost: str,
+    need: int,
+    harms: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Option] | None:
-    """Save at least `need` of `cost` ('macs' or 'bytes') at the least sum of squared errors.
+    """Save at least `need` of `cost` ('macs' or 'bytes') at the least sum of harms.
 
-    `gains`: node → what its squared error counts for, 1 where nothing is said.
+    `harms`: node → what each of the layer's options does to the outputs; else its squared error.
     A multiple-choice knapsack, solved by dynamic programming over what is saved in steps of
     need / 4096, rounded down: exact but for that. None if all layers together cannot save that
     much.
@@ -43,10 +46,10 @@ def by_target(
     picks: list[tuple[list[int], NDArray[np.int64]]] = []
     for layer in layers:
         saved = [min(_saved(layer, o, cost) * _STEPS // need, _STEPS) for o in layer.options]
-        gain = (gains or {}).get(layer.node, 1.0)
+        harm = (harms or {}).get(layer.node) or [option.error for option in layer.options]
         best, pick = least.copy(), np.full(_STEPS + 1, -1)
-        for number, (steps, option) in enumerate(zip(saved, layer.options, strict=True)):
-            error = _shifted(least, steps) + gain * option.error
+        for number, (steps, bad) in enumerate(zip(saved, harm, strict=True)):
+            error = _shifted(least, steps) + bad
             better = error < best
             best[better], pick[better] = error[better], number
         least = best
