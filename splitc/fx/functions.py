@@ -134,15 +134,6 @@ def softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
-def coarse_sigmoid(x: Tensor, phase: float) -> Tensor:
-    """Return the logistic function rounded as floats just below 1 are, near 0 as well.
-
-    Onnxruntime's is no better. `phase` (0 to 1) shifts the grid that it is rounded to.
-    """
-    step = torch.finfo(x.dtype).eps / 2
-    return (torch.round(torch.sigmoid(x) / step + phase) - phase) * step
-
-
 def power(base: Any, exponent: Any) -> Any:
     """Return base ** exponent in the type of the base."""
     made = base**exponent

@@ -36,7 +36,7 @@ def lift(
     `node.meta["tensor"]`.
 
     `check`: compare with onnxruntime on drawn inputs, max|a−b| / max|b| at most `tolerance`
-    (more only where the module is as far from itself in float64: see `checking.checked`).
+    (more only where rounding alone makes it so: see `checking.agree`).
     Raises `ModelError` for operators that the lift does not know, all of them, and for a module
     that computes something else, naming the first tensor that does.
     """

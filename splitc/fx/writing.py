@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from splitc.errors import ModelError, did_you_mean
-from splitc.fx.checking import TOLERANCE, checked, recorded, samples
+from splitc.fx.checking import TOLERANCE, checked, samples, sizes
 from splitc.fx.graphs import all_values, constant, forget_shapes, shape_of, store
 from splitc.fx.layouts import Slot, joined
 from splitc.fx.selections import select
@@ -38,7 +38,7 @@ def write_back(model: Model, module: fx.GraphModule, *, tolerance: float = TOLER
         store(table[name], array)
     if select(made, still) or wider:
         before = {name: fact.shape for name, fact in model.facts.items()}
-        rewidth(made, still, before, {n: a.shape for n, a in recorded(model, still).items()})
+        rewidth(made, still, before, sizes(model, still))
         made = _typed(made)
     checked(made, still, tolerance=tolerance, given=samples(model))
     return made
