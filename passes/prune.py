@@ -60,12 +60,16 @@ class Prune:
         for option, known in choices.items():
             if (given := getattr(self, option)) not in known:
                 raise ValueError(f"{option} = {given!r}; {did_you_mean(given, known)}")
+        if not isinstance(self.ratio, int | float):
+            raise ValueError(f"ratio = {self.ratio!r}: a number, the share to remove")
         if not 0 < self.ratio < 1:
             raise ValueError(f"ratio = {self.ratio}: the share to remove, above 0 and below 1")
         if self.round_to < 1:
             raise ValueError(f"round_to = {self.round_to}: a whole number, 1 or more")
         if self.kind == "2:4" and self.ratio != 0.5:
             raise ValueError("kind = '2:4' removes two of every four weights: ratio = 0.5")
+        if self.kind == "blocks" and self.target == "channels":
+            raise ValueError("target = 'channels' counts filters; for blocks, 'macs' or 'bytes'")
         if self.target == "latency":
             raise ValueError(
                 "target = 'latency' is not there yet; target = 'macs', and measure the result"

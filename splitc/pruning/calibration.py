@@ -42,10 +42,17 @@ def calibration(model: Model, module: fx.GraphModule, data: Dataset | None) -> C
     chosen = datasets.drawn(model, DRAWN) if data is None else data
     first = next(_region(model, module, chosen.take(slice(1))))
     count = max(16, min(SAMPLES, _BYTES // max(_ALIVE * _largest(module, first), 1)))
-    part = chosen.take(slice(count))
+    part = chosen.take(_spread(len(chosen), count))
     batches = tuple(_region(model, module, part))
     labels = None if part.labels is None else torch.from_numpy(np.array(part.labels))
     return Calibration(batches, tuple(_split(labels, batches)), chosen.drawn)
+
+
+def _spread(length: int, count: int) -> slice | NDArray[np.intp]:
+    """Return where to take `count` samples of so many, evenly spread: data may be sorted."""
+    if count >= length:
+        return slice(length)
+    return np.linspace(0, length - 1, count).round().astype(np.intp)
 
 
 def _split(

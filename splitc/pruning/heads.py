@@ -132,7 +132,7 @@ class _Values(fx.Interpreter):
         super().__init__(module)
         self.seen: dict[fx.Node, Any] = {}
 
-    def run_node(self, n: fx.Node) -> Any:  # noqa: D102
+    def run_node(self, n: fx.Node) -> Any:
         self.seen[n] = made = super().run_node(n)
         return made
 
