@@ -107,3 +107,14 @@ def test_kws(shared: Path, tmp_path: Path) -> None:
     assert sum(cost.mac_share for cost in result.nodes) == pytest.approx(1, abs=1e-9)
     assert all(15 < cost.snr_db < 80 for cost in result.nodes)
     assert int8_mac_share(loaded) == 0
+
+
+def test_the_worst_output_counts(tmp_path: Path) -> None:
+    """`coarse` is lost at `y`; at `z` beside it nothing changes."""
+    text = NET.replace("=> (float[N, 2, 4, 4] y)", "=> (float[N, 2, 4, 4] y, float[N, 2, 4, 4] z)")
+    text = text.replace("y = Mul(c, back)", "y = Mul(c, back)  z = Neg(b)")
+    data = archive(tmp_path)
+    both = splitc.sensitivity(model(text, tmp_path), data=data, per_tensor=True)
+    one = splitc.sensitivity(model(NET, tmp_path), data=data, per_tensor=True)
+    assert both.nodes[0].id == one.nodes[0].id == "c"
+    assert both.nodes[0].snr_db == pytest.approx(one.nodes[0].snr_db, abs=1e-9)

@@ -161,3 +161,12 @@ def test_mobilenet(shared: Path) -> None:
     feeds = draw_inputs(before, 2)
     want, got = evaluate(before, feeds)["logits"], evaluate(after, feeds)["logits"]
     assert np.sum((got - want) ** 2) < 0.1 * np.sum(want**2)
+
+
+def test_each_value_of_the_table_is_the_mean_of_what_is_nearest_to_it() -> None:
+    values = np.random.default_rng(0).standard_normal(3000).astype(np.float32)
+    table, places = codebook(values, 8)
+    means = [values[places == at].mean() for at in range(8)]
+    np.testing.assert_allclose(table, means, atol=2e-3)
+    nearest = np.abs(values[:, None] - table[None]).argmin(axis=1)
+    assert np.array_equal(places, nearest)
