@@ -5,8 +5,8 @@
 Calibrated on training images (kws: on 256 clips that are not scored; yolox: on ImageNet's), scored
 with exact 8-bit products (session.x64quantprecision = 1) on the labelled samples of ../shared.
 drop: points of top-1, or of mAP, with its standard error, paired on the same samples. Speed: time
-in float32 / time in int8 in onnxruntime, batch 1, one thread, interleaved, medians; `exact`: with
-exact products; `plain`: with onnxruntime's default, which saturates on x86 without VNNI.
+of the CPU in float32 / in int8, in onnxruntime, batch 1, one thread, interleaved, medians;
+`exact`: with exact products; `plain`: with onnxruntime's default, which saturates without VNNI.
 """
 
 import argparse
@@ -172,10 +172,10 @@ def ratios(before: Model, after: Model, feeds: dict[str, Array], repeat: int) ->
     times: list[list[float]] = [[], [], []]
     for turn in range(repeat + 3):
         for place, one in enumerate(opened):
-            begin = time.perf_counter()
+            begin = time.thread_time()
             one.run(None, feeds)
             if turn >= 3:
-                times[place].append(time.perf_counter() - begin)
+                times[place].append(time.thread_time() - begin)
     base, *others = (float(np.median(found)) for found in times)
     return [base / other for other in others]
 
