@@ -21,9 +21,10 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from splitc.fx import lift  # noqa: E402
-from splitc.fx.checking import in_double, run  # noqa: E402
+from splitc.fx.checking import run  # noqa: E402
 from splitc.fx.rules import RULES  # noqa: E402
 from splitc.fx.site import Site  # noqa: E402
+from splitc.fx.stepping import in_double  # noqa: E402
 
 TOLERANCE = 1e-5
 REAL = {

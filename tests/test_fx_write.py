@@ -269,3 +269,22 @@ def test_a_recurrent_layer_is_written_back(tmp_path: Path) -> None:
         not np.array_equal(a, b)
         for a, b in zip(arrays(model).values(), arrays(written).values(), strict=True)
     )
+
+
+def test_a_weight_that_nodes_compute_becomes_an_initializer(tmp_path: Path) -> None:
+    model = weighted(
+        """g (float[N,4] x) => (float[N,3] y)
+        { w = ConstantOfShape<value = float[1] {0.5}>(s) v = Constant<value_floats = [1.0, 2.0, 3.0]>()
+          a = MatMul(x, w) y = Add(a, v) }""",
+        tmp_path,
+        s=np.array([4, 3]),
+    )
+    module = lift(model)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(2)
+    written = write_back(model, module)
+    assert {name: a.max() for name, a in arrays(written).items()} == {"w": 1.0}
+    assert [node.op_type for node in written.ir.graph] == ["Constant", "MatMul", "Add"]
+    feeds = draw_inputs(model)
+    assert relative_error(evaluate(written, feeds)["y"], 2 * evaluate(model, feeds)["y"]) <= 1e-6

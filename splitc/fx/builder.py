@@ -70,6 +70,8 @@ class Builder:
     env: dict[str, Any] = field(default_factory=dict)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     weights: dict[str, NDArray[Any]] = field(default_factory=dict)
+    computed: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Those constants that nodes compute from others."""
     slots: dict[str, Slot] = field(default_factory=dict)
     shared: dict[str, nn.Parameter] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)

@@ -27,17 +27,33 @@ def shape_of(value: ir.Value) -> tuple[int, ...]:
 
 
 def store(value: ir.Value, array: NDArray[Any]) -> None:
-    """Give an initializer, or the Constant that makes a value, another array."""
+    """Give an initializer, or the Constant that makes a value, another array.
+
+    What another node computes from constants becomes an initializer of the same name.
+    """
     tensor = ir.Tensor(array, name=value.name)
     node = value.producer()
     if node is None:
         value.const_value = tensor
         value.shape = ir.Shape(array.shape)
         return
-    assert node.op_type == "Constant", node.op_type
+    if node.op_type != "Constant":
+        _instead(value, node, array)
+        return
     node.attributes.clear()
     node.attributes["value"] = ir.AttrTensor("value", tensor)
     value.const_value = None
+
+
+def _instead(value: ir.Value, node: ir.Node, array: NDArray[Any]) -> None:
+    name, graph = str(value.name), node.graph
+    assert isinstance(graph, ir.Graph)
+    value.name = f"{name}__replaced"
+    ir.convenience.replace_all_uses_with(value, fresh(graph, name, array))
+    inputs = list(node.inputs)
+    graph.remove(node, safe=True)
+    for read in inputs:
+        drop_unread(read)
 
 
 def fresh(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:

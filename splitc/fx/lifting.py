@@ -110,8 +110,10 @@ def _constants(builder: Builder, nodes: Iterable[ir.Node]) -> None:
     """Compute the nodes whose inputs are constants, and no weights, now."""
     for node in nodes:
         for name, array in (folded(node, builder.constants, builder.opset) or {}).items():
-            weighty = node.op_type == "Constant" and is_weight(array)
-            (builder.weights if weighty else builder.constants)[name] = array
+            own = node.op_type == "Constant"
+            (builder.weights if own and is_weight(array) else builder.constants)[name] = array
+            if not own:
+                builder.computed[name] = array
 
 
 def _known(nodes: Iterable[ir.Node]) -> None:
@@ -178,6 +180,11 @@ def _finished(builder: Builder, part: Region) -> fx.GraphModule:
         "outputs": part.outputs,
         "parameters": {name: slot for name, slot in builder.slots.items() if name in held},
         "selections": dict(builder.selections),
+        "computed": {
+            slot.initializer: builder.computed[slot.initializer]
+            for slot in builder.slots.values()
+            if slot.initializer in builder.computed
+        },
     }
     return module.eval()
 

@@ -71,10 +71,13 @@ def changed(model: Model, module: fx.GraphModule) -> dict[str, NDArray[Any]]:
     initializer differ.
     """
     slots, table = _slots(module), all_values(model.ir.graph)
+    computed = module.meta["computed"]
     tensors = _tensors(module)
     made: dict[str, NDArray[Any]] = {}
     for name in dict.fromkeys(slot.initializer for slot in slots.values()):
-        if name not in table or (before := constant(table[name])) is None:
+        before = constant(table[name]) if name in table else None
+        before = computed.get(name) if before is None and name in table else before
+        if before is None:
             raise ModelError(
                 f"the module holds a weight {name!r} that the model lacks",
                 where=model.source,
