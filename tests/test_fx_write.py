@@ -274,7 +274,8 @@ def test_a_recurrent_layer_is_written_back(tmp_path: Path) -> None:
 def test_a_weight_that_nodes_compute_becomes_an_initializer(tmp_path: Path) -> None:
     model = weighted(
         """g (float[N,4] x) => (float[N,3] y)
-        { w = ConstantOfShape<value = float[1] {0.5}>(s) v = Constant<value_floats = [1.0, 2.0, 3.0]>()
+        { w = ConstantOfShape<value = float[1] {0.5}>(s)
+          v = Constant<value_floats = [1.0, 2.0, 3.0]>()
           a = MatMul(x, w) y = Add(a, v) }""",
         tmp_path,
         s=np.array([4, 3]),
