@@ -22,6 +22,7 @@ from splitc.errors import PassError
 from splitc.execute import evaluate
 from splitc.factor import decompose
 from splitc.factor.choose import by_energy, by_target, most
+from splitc.factor.harm import harms
 from splitc.factor.layers import Layer, Option, layers
 from splitc.factor.moments import fitted
 from splitc.feeds import draw_inputs
@@ -500,6 +501,28 @@ def test_a_target_falls_where_the_outputs_suffer_least(tmp_path: Path) -> None:
     assert "faint" not in after.ir.graph.initializers
     deaf = LowRank(target="macs", ratio=0.3, data=data, fit="weights").run(before)
     assert "loud" not in deaf.ir.graph.initializers
+
+
+def test_harm_is_what_the_outputs_suffer(tmp_path: Path) -> None:
+    """Of one layer alone the outputs' error is the layer's own; behind a Clip large ones fade."""
+    rng = np.random.default_rng(6)
+    weight = (rng.standard_normal((20, 20)) * 0.8 ** np.arange(20)).astype(np.float32)
+    data = Dataset({"x": rng.standard_normal((32, 20)).astype(np.float32)})
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    before = net(tmp_path, [product], {"w": weight}, ["N", 20])
+    known = fitted(before, layers(before, frozenset({"y"})), data)
+    (harm,) = harms(before, known, data).values()
+    errors = [option.error for option in known[0].options]
+    assert harm == pytest.approx(errors, rel=0.3)
+    assert harm == sorted(harm)
+    product = helper.make_node("MatMul", ["x", "w"], ["a"])
+    clip = helper.make_node("Clip", ["a", "low", "high"], ["y"])
+    ends = {"low": np.array(-0.1, np.float32), "high": np.array(0.1, np.float32)}
+    before = net(tmp_path, [product, clip], {"w": weight, **ends}, ["N", 20])
+    known = fitted(before, layers(before, frozenset({"a"})), data)
+    clipped = harms(before, known, data)["a"]
+    assert clipped[0] > harm[0]
+    assert clipped[-1] / clipped[0] < 0.5 * harm[-1] / harm[0]
 
 
 def test_nodes_that_share_a_weight_share_its_factors(tmp_path: Path) -> None:
