@@ -1,11 +1,12 @@
-"""Prune ResNet-56 to half its MACs: `pruning.py [--images N] [--resume] [--folder F] [--measure]`.
+"""Prune ResNet-56 to half its MACs: `pruning.py [--images N] [--resume] [--kind blocks] …`.
 
 CIFAR-10 of ../shared. Channels are ranked and refitted in closed form on 1024 training images (the
 pass `prune`); then the network learns from the unpruned one on `--images` training images in all,
 flipped and shifted. Top-1 is of the 2,000 test images, paired with the original's on the same
 images. Latency: onnxruntime and TVM at 1 thread, pruned and original interleaved in one process,
 medians. The training runs in bfloat16 (autocast, weights in float32) where the processor has it.
-`--folder` keeps checkpoints and results; `--measure` only measures what lies there.
+`--folder` keeps checkpoints and results; `--measure` only measures what lies there. `--kind
+blocks` leaves out whole residual blocks instead, which cannot be refitted.
 """
 
 import argparse
@@ -13,32 +14,34 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import _cifar
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tvm_heads import here
 
 import splitc
 from splitc.accuracy import judge, metric
+from splitc.backend import Artifact
+from splitc.backends.tvm import Tvm
 from splitc.data import Dataset
 from splitc.errors import BackendError
 from splitc.execute import session
 from splitc.fx import lift, write_back
 from splitc.macs import macs
 from splitc.model import Model
-from splitc.pruning.calibration import calibration
-from splitc.pruning.how import How
-from splitc.pruning.layers import copied
-from splitc.pruning.structured import shrink
+from splitc.passes.prune import Prune
+from splitc.passes.simplify import Simplify
+from splitc.pruning.run import TOLERANCE
 from splitc.train import FolderRecorder, fit, recipe
 
 NETWORK = "cifar10_resnet56_jpegft"
-HOW = How(ratio=0.5, round_to=4)
 RECIPE = {"optimizer": "adam", "learning_rate": 1e-4, "schedule": "one-cycle", "batch": 64}
 CALIBRATION, TRAINING = 1024, 50_000
 ROUNDS = 300
@@ -63,37 +66,36 @@ def log(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def shrunk(model: Model, data: Dataset, folder: Path) -> nn.Module:
-    """Return the pruned, refitted module; kept in the folder, for it must be the same to resume."""
+def start(model: Model, data: Dataset, kind: str, folder: Path) -> Model:
+    """Return the pruned, refitted network; kept in the folder: to resume, it must be the same."""
     path = folder / "refitted.onnx"
-    if path.exists():
-        return lift(splitc.load(path))
-    whole = lift(model)
-    samples = calibration(model, whole, data.take(slice(CALIBRATION)))
-    made = shrink(whole, HOW, samples, float(sum(macs(model).values())), macs(model))
-    write_back(model, made, tolerance=1e-4).save(path)
-    return made
+    if not path.exists():
+        begun = time.monotonic()
+        step = Prune(ratio=0.5, kind=kind, round_to=4, data=data.take(slice(CALIBRATION)))
+        made = step.run(model)
+        log(f"pruned in {time.monotonic() - begun:.0f} s: {'; '.join(made.notes)}")
+        made.save(path)
+    return splitc.load(path)
 
 
-def trained(model: Model, images: int, resume: bool, folder: Path) -> Model:
-    """Return the network pruned, refitted and trained on so many images in all."""
-    name = model.graph.inputs[0]
+def train(model: Model, kind: str, images: int, resume: bool, folder: Path) -> None:
+    """Prune, refit, and train on so many images in all; leave both networks in the folder."""
     count = min(TRAINING, images)
-    data = _cifar.cifar10("train", name, count)
-    small = shrunk(model, data, folder)
+    data = _cifar.cifar10("train", model.graph.inputs[0], count)
+    base = start(model, data, kind, folder)
+    small = lift(base)
     wanted = recipe({**RECIPE, "epochs": max(round(images / count), 1)})
-    student, teacher = Narrow(small), Narrow(copied(lift(model)))
+    student, teacher = Narrow(small), Narrow(lift(model))
 
     def tell(stage: str, detail: str) -> None:
         (folder / "progress.txt").write_text(f"{time.strftime('%H:%M:%S')} {stage}: {detail}\n")
 
     recorder = FolderRecorder(folder / "checkpoints", resume=resume, progress=tell)
-    start = time.monotonic()
+    begun = time.monotonic()
     fit(student, data, wanted, teacher=teacher, augment=_cifar.augmented, recorder=recorder)
-    log(f"trained on {wanted.epochs * count} images in {time.monotonic() - start:.0f} s")
-    made = write_back(model, small.to(memory_format=torch.contiguous_format), tolerance=1e-4)
-    made.save(folder / "trained.onnx")
-    return made
+    log(f"trained on {wanted.epochs * count} images in {time.monotonic() - begun:.0f} s")
+    small.to(memory_format=torch.contiguous_format)
+    write_back(base, small, tolerance=TOLERANCE).save(folder / "trained.onnx")
 
 
 def share(model: Model, of: Model) -> float:
@@ -126,18 +128,23 @@ def onnxruntime_ratio(original: Model, changed: Model, x: NDArray[Any]) -> float
 
 def tvm_ratio(original: Model, changed: Model, x: NDArray[Any]) -> float | None:
     """Return the ratio with both compiled for this processor; None where TVM is not installed."""
-    from tvm_heads import here
-
-    from splitc.backends.tvm import Tvm
-
-    backend, target = Tvm(), here()
-    try:
-        one, other = (backend.load(backend.compile(m, target)) for m in (original, changed))
-    except BackendError as error:
-        log(str(error))
-        return None
     feeds = {original.graph.inputs[0]: x}
-    return interleaved(lambda: one.run(feeds), lambda: other.run(feeds))
+    with TemporaryDirectory() as folder:
+        try:
+            one = compiled(original, Path(folder) / "original")
+            other = compiled(changed, Path(folder) / "changed")
+        except BackendError as error:
+            log(str(error))
+            return None
+        return round(interleaved(lambda: one(feeds), lambda: other(feeds)), 3)
+
+
+def compiled(model: Model, folder: Path) -> Callable[[Mapping[str, NDArray[Any]]], object]:
+    artifact = Tvm().compile(Simplify().run(model), here())
+    folder.mkdir()
+    for name, data in artifact.files.items():
+        (folder / name).write_bytes(data)
+    return Tvm().load(Artifact("tvm", "tvm-vm", here(), folder=folder))
 
 
 def measured(original: Model, folder: Path) -> dict[str, Any]:
@@ -168,6 +175,7 @@ def size(path: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=200_000)
+    parser.add_argument("--kind", choices=("channels", "blocks"), default="channels")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("build/pruning"))
@@ -176,7 +184,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     model = splitc.load(_cifar.SHARED / "models" / f"{NETWORK}.onnx")
     if not args.measure:
-        trained(model, args.images, args.resume, args.folder)
+        train(model, args.kind, args.images, args.resume, args.folder)
     rows = measured(model, args.folder)
     (args.folder / "figures.json").write_text(json.dumps(rows, indent=1))
     print(json.dumps(rows, indent=1))
