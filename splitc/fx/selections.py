@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from splitc.errors import ModelError
-from splitc.fx.graphs import constant, fresh, read_other
+from splitc.fx.graphs import constant, drop_unread, fresh, read_other
 from splitc.fx.layouts import to_numpy
 from splitc.model import Model
 
@@ -75,5 +75,8 @@ def _convolve(
     graph.insert_before(padded, conv)
     ir.convenience.replace_all_uses_with(out, made, replace_graph_outputs=True)
     made.type = out.type
+    read = [*padded.inputs[1:], *sliced.inputs[1:]]
     graph.remove([padded, sliced], safe=True)
     made.name = name
+    for value in read:
+        drop_unread(value)

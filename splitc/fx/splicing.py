@@ -13,13 +13,13 @@ from torch import nn
 
 from splitc.errors import ModelError
 from splitc.fx.checking import TOLERANCE, agree, samples
-from splitc.fx.graphs import all_values, drop_unread, forget_shapes
+from splitc.fx.graphs import all_values, drop_unread
 from splitc.fx.layouts import to_torch
 from splitc.fx.opsets import one_opset
 from splitc.fx.region import Region, region
+from splitc.fx.retyping import typed
 from splitc.fx.wide import BATCH, wide_shapes
 from splitc.importing import reason
-from splitc.inference import infer
 from splitc.ingest.torch_export import failures, to_onnx
 from splitc.model import Fact, Model, dtype_of
 from splitc.quiet import quiet
@@ -53,11 +53,7 @@ def splice(
     made, new = one_opset(replace(model.clone(), cuttable=model.cuttable), new)
     _prefixed(made, new, prefix)
     _replace(made, region(made, inputs, outputs), new)
-    forget_shapes(made.ir)
-    if problem := infer(made.ir):
-        raise ModelError(f"the module does not fit: {problem}", where=_where(part))
-    made = replace(made)
-    made.check()
+    made = typed(replace(made), "the module does not fit")
     agree(made, still, part.inputs, part.outputs, samples(model), tolerance=tolerance)
     return made
 

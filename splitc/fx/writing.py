@@ -5,18 +5,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import fx
 
 from splitc.errors import ModelError, did_you_mean
 from splitc.fx.checking import TOLERANCE, checked, samples, sizes
-from splitc.fx.graphs import all_values, constant, forget_shapes, shape_of, store
+from splitc.fx.graphs import all_values, constant, shape_of, store
 from splitc.fx.layouts import Slot, joined
+from splitc.fx.retyping import typed
 from splitc.fx.selections import select
 from splitc.fx.widths import rewidth
-from splitc.inference import infer
 from splitc.model import Model
 
 
@@ -39,28 +38,8 @@ def write_back(model: Model, module: fx.GraphModule, *, tolerance: float = TOLER
     if select(made, still) or wider:
         before = {name: fact.shape for name, fact in model.facts.items()}
         rewidth(made, still, before, sizes(model, still))
-        made = _typed(made)
+        made = typed(made, "the written graph is inconsistent")
     checked(made, still, tolerance=tolerance, given=samples(model))
-    return made
-
-
-def _typed(model: Model) -> Model:
-    """Infer every size anew; a graph output keeps a size that it had where inference loses it."""
-    before = [list(value.shape or ()) for value in model.ir.graph.outputs]
-    forget_shapes(model.ir)
-    if problem := infer(model.ir):
-        raise ModelError(f"the written graph is inconsistent: {problem}", where=model.source)
-    made = replace(model)
-    for value, dims in zip(made.ir.graph.outputs, before, strict=True):
-        if value.shape is not None and None in [
-            d if isinstance(d, int) else d.value for d in value.shape
-        ]:
-            seen = made.facts[str(value.name)].shape
-            value.shape = ir.Shape(
-                old if isinstance(old, int) and old == size else new
-                for old, size, new in zip(dims, seen, value.shape, strict=True)
-            )
-    made.check()
     return made
 
 
