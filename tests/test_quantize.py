@@ -206,14 +206,16 @@ def test_names_that_are_taken(tmp_path: Path) -> None:
 
 
 def test_an_old_opset_is_raised_and_names_stay(tmp_path: Path) -> None:
-    header = '<ir_version: 8, opset_import: ["": 11]>\n'
+    header = '<ir_version: 8, opset_import: ["": 9]>\n'
     text = """g (float[N, 2, 4, 4] x) => (float[N, 2] y) <float[2,2,1,1] w = {1, 2, -3, 4}>
-        { c = Conv(x, w)  r = ReduceMean<axes = [2, 3], keepdims = 0>(c)
+        { k = Conv(x, w)  c, mask = Dropout(k)
+          r = ReduceMean<axes = [2, 3], keepdims = 0>(c)
           s = Softmax<axis = 1>(r)  u = Unsqueeze<axes = [0]>(s)  y = Squeeze<axes = [0]>(u) }"""
     onnx.save(onnx.parser.parse_model(header + text), tmp_path / "old.onnx")
     before = splitc.load(tmp_path / "old.onnx")
     after = Quantize(data=data(before)).run(before)
     assert after.ir.opset_imports[""] == 13
+    assert (before.facts["mask"].dtype, after.facts["mask"].dtype) == ("float32", "bool")
     assert {*before.nodes} <= {*after.nodes}
     assert after.inputs == before.inputs
     feeds = {"x": data(before).inputs["x"][:3]}

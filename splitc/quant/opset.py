@@ -30,6 +30,7 @@ def with_axes(model: Model) -> Model:
         raise ModelError(
             f"cannot raise the opset to 13: {text}", where=model.source, hint=hint
         ) from error
+    del made.graph.value_info[:]  # types of the old opset: the mask of a Dropout was a float
     result = replace(model, ir=ir.from_proto(made))
     retype(result)
     return result
