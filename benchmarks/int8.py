@@ -1,6 +1,7 @@
 """What int8 costs in accuracy and gives in speed, on networks with true float weights.
 
     python benchmarks/int8.py [--only NAME] [--repeat 40]
+    python benchmarks/int8.py --builds      does TensorRT-RTX build these graphs?
 
 Calibrated on training images (kws: on 256 clips that are not scored; yolox: on ImageNet's), scored
 with exact 8-bit products (session.x64quantprecision = 1) on the labelled samples of ../shared.
@@ -30,6 +31,8 @@ from PIL import Image
 
 import splitc
 from splitc.accuracy import predict
+from splitc.backends.tensorrt.child import RTX
+from splitc.backends.tensorrt.judge import judge
 from splitc.data import Dataset
 from splitc.model import Model
 from splitc.narrow import EXACT_INT8
@@ -206,10 +209,24 @@ def rows(network: Network, repeat: int) -> None:
             )
 
 
+def builds(network: Network) -> None:
+    """Print whether TensorRT-RTX's parser and builder, which need no GPU, take the graphs."""
+    if missing := RTX.missing():
+        print(f"not asked: {missing}")
+        return
+    before = splitc.load(SHARED / "models" / f"{network.name}.onnx")
+    for form, symmetric in FORMS.items():
+        verdict = judge(Quantize(symmetric=symmetric, bias_correction=False).run(before), "8.9")
+        why = next(iter(verdict.refused.values()), "refused")
+        found = "builds" if verdict.outcome.engine is not None else f"refused: {why}"
+        print(f"| {network.name} | {form} | {found} |", flush=True)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--only", default="", help="networks whose name contains this")
     options.add_argument("--repeat", type=int, default=40, help="timed runs of each session")
+    options.add_argument("--builds", action="store_true", help="build, do not measure")
     given = options.parse_args()
     if not (SHARED / "models").is_dir():
         print("The folder 'shared' with real networks is absent: nothing can be measured.")
@@ -218,7 +235,9 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} CPUs ({found}), ", end="")
     print(f"onnxruntime {onnxruntime.__version__}, one thread; medians of {given.repeat}.")
     for network in NETWORKS:
-        if given.only in network.name:
+        if given.only in network.name and given.builds:
+            builds(network)
+        elif given.only in network.name:
             rows(network, given.repeat)
 
 
