@@ -398,7 +398,7 @@ class Spoken(nn.Module):
         x = functional.relu(self.conv(x)).transpose(1, 2)
         x, _ = self.one(x)
         x, _ = self.two(x)
-        return self.head(x[:, -1])
+        return self.head(x.mean(1))
 
 
 def lstm() -> Made:

@@ -345,3 +345,22 @@ def test_a_torch_network_comes_back(name: str, monkeypatch: pytest.MonkeyPatch) 
     want = evaluate(network, feeds)
     got = run(module, list(feeds.values()), list(want))
     assert all(relative_error(got[k], want[k]) <= TOLERANCE for k in want)
+
+
+def test_half_floats_are_compared_as_such(tmp_path: Path) -> None:
+    half = np.random.default_rng(0).standard_normal((64, 9)).astype(np.float16)
+    network = weighted(
+        "g (float16[N,64] x) => (float16[N,9] y) { a = MatMul(x, w) y = Tanh(a) }", tmp_path, w=half
+    )
+    module = lift(network)
+    assert {p.dtype for p in module.parameters()} == {torch.float16}
+    assert module.meta["comparison"].worst_error <= 1e-2
+
+
+@pytest.mark.parametrize("name", ["sst2_tiny_transformer", "cifar10_resnet20_jpegft"])
+def test_a_module_that_moved_makes_nothing_elsewhere(name: str, shared: Path) -> None:
+    """Torch's device `meta` refuses to meet a tensor of the CPU, as a GPU would."""
+    network = real(shared, name)
+    module = lift(network, check=False).to("meta")
+    feeds = [torch.from_numpy(array).to("meta") for array in at_batch(network, 3).values()]
+    assert module(*feeds).shape[0] == 3

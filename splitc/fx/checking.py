@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import fx, nn
@@ -20,6 +21,8 @@ from splitc.model import Fact, Model
 
 TOLERANCE = 1e-5
 """Largest max|a−b| / max|b| of a lifted output against onnxruntime's."""
+HALF = 1e-2
+"""The same where the graph computes with half floats."""
 _BATCHES = (1, 3)
 _ROUNDINGS = 8
 Arrays = Mapping[str, NDArray[Any]]
@@ -68,7 +71,7 @@ def agree(
     own tensors, is within the tolerance; for a module that was not lifted, where it is as far from
     itself in float64. Raises `ModelError` naming the first tensor that differs.
     """
-    worst = worst_step = 0.0
+    worst, worst_step, tolerance = 0.0, 0.0, _limit(model, tolerance)
     seen: dict[str, list[NDArray[Any]]] = {name: [] for name in outputs}
     for feeds in given:
         values = _values(model, feeds, (*inputs, *outputs))
@@ -84,6 +87,14 @@ def agree(
         else:
             _by_rounding(module, [values[name] for name in inputs], got, errors, tolerance)
     return Comparison(worst, worst_step, tuple(n for n in outputs if _constant(seen[n])))
+
+
+def _limit(model: Model, tolerance: float) -> float:
+    """Return the tolerance, or what half floats need where weights are such."""
+    tensors = (v.const_value for v in model.ir.graph.initializers.values())
+    halves = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    half = any(tensor is not None and tensor.dtype in halves for tensor in tensors)
+    return max(tolerance, HALF) if half else tolerance
 
 
 def _is_of(model: Model, module: nn.Module) -> bool:

@@ -98,8 +98,9 @@ def _selection(
 ) -> fx.Node:
     out = width + sum(pads)
     module = nn.Conv2d(width, out, 1, steps, bias=False, device="meta")
-    chosen = torch.zeros(out, width, 1, 1)
-    chosen[pads[0] : pads[0] + width, :, 0, 0] = torch.eye(width)
+    dtype = getattr(torch, site.builder.facts[behind.name].dtype)
+    chosen = torch.zeros(out, width, 1, 1, dtype=dtype)
+    chosen[pads[0] : pads[0] + width, :, 0, 0] = torch.eye(width, dtype=dtype)
     module.weight = nn.Parameter(chosen, requires_grad=False)
     path = site.builder.place(site.name)
     site.builder.selections[path] = (behind.name, site.name)

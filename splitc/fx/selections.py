@@ -6,6 +6,8 @@ A matrix that still copies channels in order, zeros around them, becomes the Sli
 again, with other pads; any other matrix becomes a convolution.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -13,7 +15,7 @@ from torch import fx, nn
 
 from splitc.errors import ModelError
 from splitc.fx.graphs import constant, drop_unread, fresh, read_other
-from splitc.fx.layouts import to_numpy
+from splitc.fx.stepping import as_array
 from splitc.model import Model
 
 
@@ -24,7 +26,7 @@ def select(model: Model, module: fx.GraphModule) -> bool:
         layer = module.get_submodule(path)
         if not isinstance(layer, nn.Conv2d) or layer.bias is not None:
             raise ModelError(f"{path!r} is no longer the convolution that it was lifted as")
-        matrix = to_numpy(layer.weight, np.dtype(np.float32))[:, :, 0, 0]
+        matrix = as_array(layer.weight)[:, :, 0, 0]
         sliced, padded = model.nodes[slice_name], model.nodes[pad_name]
         pads = _shift(matrix)
         if pads is None:
@@ -33,7 +35,7 @@ def select(model: Model, module: fx.GraphModule) -> bool:
     return done
 
 
-def _shift(matrix: NDArray[np.float32]) -> tuple[int, int] | None:
+def _shift(matrix: NDArray[Any]) -> tuple[int, int] | None:
     """Return (zero rows in front, behind) around an identity matrix; None for another matrix."""
     out, width = matrix.shape
     front = int(np.argmax(matrix[:, 0] != 0))
@@ -60,9 +62,7 @@ def _pad(node: ir.Node, pads: tuple[int, int]) -> bool:
     return True
 
 
-def _convolve(
-    sliced: ir.Node, padded: ir.Node, matrix: NDArray[np.float32], layer: nn.Conv2d
-) -> None:
+def _convolve(sliced: ir.Node, padded: ir.Node, matrix: NDArray[Any], layer: nn.Conv2d) -> None:
     """Replace both nodes by a convolution whose output has the Pad's name."""
     graph, out = padded.graph, padded.outputs[0]
     assert isinstance(graph, ir.Graph)
