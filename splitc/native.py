@@ -61,7 +61,9 @@ def _announced(
         detail = "; ".join(part for part in (str(reason.args[0]), reason.hint) if part)
         yield Check(label, "not-run", detail=detail)
         return
-    announce("load", f"native code: {', '.join(record.files)} ({record.backend})")
+    code = [name for name in record.files if not name.endswith((".json", ".py", ".cc", ".md"))]
+    what = "native code" if code else "a recipe, and what was built from it"
+    announce("load", f"{what}: {', '.join(code or record.files)} ({record.backend})")
     try:
         yield from one(folder, segment, placed(folder, segment, record), read)
     except BackendError as reason:

@@ -80,7 +80,7 @@ class TensorRT:
             format="tensorrt-recipe",
             target=target,
             files={recipe.NAME: recipe.dumps(made)},
-            facts=_facts(made),
+            facts={**_facts(made), "weight_bytes": segment.weight_bytes()},
             notes=_notes(evidence),
         )
 
@@ -153,6 +153,7 @@ def _facts(made: Recipe) -> dict[str, str | int]:
     return {
         "compiler": "TensorRT, by splitc finish",
         "compute_capability": made.holds.compute_capability,
+        "peak_bytes": "known once built: splitc finish tells",
         "runtime": f"TensorRT {made.holds.first} ≤ version < {made.holds.below}",
         "precision": made.precision,
         "tf32": int(made.build.tf32),
@@ -162,12 +163,20 @@ def _facts(made: Recipe) -> dict[str, str | int]:
 
 
 def _selftest(segment: "Model") -> SelfTest:
-    wide = recipe.precision(segment) == "fp32"
     return SelfTest(
-        kind="tensorrt-fp32" if wide else "fp16",
+        kind=_kind(segment),
         inputs=tuple(tensor.name for tensor in segment.inputs),
         outputs=tuple(tensor.name for tensor in segment.outputs),
     )
+
+
+def _kind(segment: "Model") -> str:
+    """Return the kind of tolerance: steps add up where what was quantized is computed with."""
+    graph = segment.graph
+    steps = (node for node in graph.nodes if node.op == "QuantizeLinear")
+    if any(graph.readers[node.outputs[0]] for node in steps):
+        return "int8"
+    return "tensorrt-fp32" if recipe.precision(segment) == "fp32" else "fp16"
 
 
 def _digests(segment: "Model") -> dict[str, str]:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from splitc.finish import Finish
 
 
+_SHOWN = 6
+"""Nodes that are named of those with one reason; `--json` names all."""
+
+
 @click.command(
     epilog=example(
         "splitc check net.onnx --backend tensorrt --input x=1..8..32x3x224x224",
@@ -59,10 +63,21 @@ def check(
 
 
 def show_checked(found: "Checked") -> None:
-    """Print a row for each node that is refused."""
+    """Print a row for each reason, with the nodes that are refused for it."""
     if found.ok:
         return click.echo(f"{found.backend} takes every node")
-    return table("", ("node", f"why {found.backend} refuses it"), found.refused.items())
+    reasons: dict[str, list[str]] = {}
+    for node, why in found.refused.items():
+        reasons.setdefault(why, []).append(node)
+    rows = [
+        (
+            ", ".join(nodes[:_SHOWN])
+            + (f" and {len(nodes) - _SHOWN} more" if nodes[_SHOWN:] else ""),
+            why,
+        )
+        for why, nodes in reasons.items()
+    ]
+    return table("", ("node", f"why {found.backend} refuses it"), rows)
 
 
 @click.command(epilog=example("splitc finish bundle"))
