@@ -127,7 +127,12 @@ def recording(
     place = folder.with_name(f"{folder.name}.checkpoint")
     if resume and not place.exists():
         raise RequestError("there is no checkpoint to resume", where=str(place))
-    yield FolderRecorder(place, resume=resume, progress=progress)
+    try:
+        yield FolderRecorder(place, resume=resume, progress=progress)
+    except KeyboardInterrupt:
+        if place.exists():
+            progress("interrupted", f"--resume takes up {place.name}")
+        raise
     shutil.rmtree(place, ignore_errors=True)
 
 
