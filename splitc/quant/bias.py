@@ -21,7 +21,7 @@ from splitc.model import Model, captures, identity
 from splitc.quant import qdq
 from splitc.quant.numbers import Scheme
 from splitc.quant.places import is_weight, weight_of
-from splitc.quant.ranges import Range, activations, chunks
+from splitc.quant.ranges import Range, activations, chunks, some
 from splitc.quant.stored import Store
 
 Array = NDArray[Any]
@@ -46,7 +46,7 @@ def layers(model: Model, nodes: Collection[str], data: Dataset) -> Layers:
     A layer without a bias will get one; a MatMul has no place for one.
     """
     found = [name for name in model.nodes if name in nodes and _correctable(model.nodes[name])]
-    part = data.take(slice(_affordable(model, len(data))))
+    part = some(data, _affordable(model))
     return Layers(part, _means(model, part, found) if found else {})
 
 
@@ -71,10 +71,10 @@ def _correctable(node: ir.Node) -> bool:
     return not qdq.scaled(node) if absent else qdq.plain_bias(node) is not None
 
 
-def _affordable(model: Model, samples: int) -> int:
+def _affordable(model: Model) -> int:
     """Return how many samples fit: their live activations are held between two pieces."""
     sizes = sorted((fact.nbytes for fact in model.facts.values()), reverse=True)
-    return max(1, min(samples, _BYTES // max(1, sum(sizes[:4]))))
+    return max(1, _BYTES // max(1, sum(sizes[:4])))
 
 
 def _means(model: Model, data: Dataset, layers: Sequence[str]) -> dict[str, Array]:
@@ -128,7 +128,7 @@ def _pieces(model: Model, layers: Collection[str]) -> Iterator[_Piece]:
 
 
 def _read(piece: _Piece) -> set[str]:
-    """Return the tensors that a piece reads and does not make, initializers left out."""
+    """Return the tensors that a piece reads and does not make, initializers among them."""
     made = {out.name for node in piece.nodes for out in node.outputs}
     read = {v.name for node in piece.nodes for v in node.inputs if v is not None}
     read |= {name for node in piece.nodes for name in captures(node)}
