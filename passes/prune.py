@@ -41,7 +41,7 @@ class Prune:
     name: ClassVar[str] = "prune"
     exact: ClassVar[bool] = False
 
-    ratio: float
+    ratio: float = 0.3
     target: str = "macs"
     kind: str = "channels"
     importance: str = "energy"
