@@ -27,8 +27,8 @@ from splitc.comparison import relative_error
 from splitc.cuts import INPUT, OUTPUT, Cut, resolve
 from splitc.execute import evaluate
 from splitc.feeds import draw_inputs
-from splitc.manifest import Source
 from splitc.model import Model
+from splitc.records import Source
 from splitc.split import Split, split
 from splitc.wire import frame
 

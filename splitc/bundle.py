@@ -27,7 +27,8 @@ from splitc import manifest as manifests
 from splitc import selftest
 from splitc.contract import BoundaryTensor, Contract
 from splitc.errors import RequestError
-from splitc.manifest import (
+from splitc.model import Model, TensorInfo
+from splitc.records import (
     ArtifactRecord,
     CheckRecord,
     FileRecord,
@@ -39,7 +40,6 @@ from splitc.manifest import (
     Source,
     TensorRecord,
 )
-from splitc.model import Model, TensorInfo
 
 if TYPE_CHECKING:
     from splitc.backend import Artifact

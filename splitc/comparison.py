@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from splitc.manifest import CheckRecord
+from splitc.records import CheckRecord
 
 Status = Literal["pass", "fail", "not-run"]
 

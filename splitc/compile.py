@@ -10,10 +10,10 @@ from splitc import backend, bundle, native
 from splitc.backend import Artifact, Target
 from splitc.bundle import Parts
 from splitc.errors import BackendError, ModelError
-from splitc.manifest import GateRecord, Source
 from splitc.model import Model
 from splitc.parking import parked
 from splitc.plan import Plan
+from splitc.records import GateRecord, Source
 from splitc.request import Request
 from splitc.scenario import Device, Scenario
 from splitc.split import Split, split

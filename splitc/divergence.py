@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from splitc.comparison import relative_error
 from splitc.execute import evaluate
 from splitc.ingest.onnx_file import read as read_onnx
-from splitc.manifest import SIDES, Manifest
+from splitc.manifest import SIDES
 from splitc.model import DEFAULT_MAX_SIZE, Model
+from splitc.records import Manifest
 
 _BYTES_AT_A_TIME = 96 * 2**20
 

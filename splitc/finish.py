@@ -21,7 +21,7 @@ from splitc import manifest as manifests
 from splitc.backend import Artifact, Finisher
 from splitc.comparison import Check
 from splitc.errors import BackendError, VerifyError
-from splitc.manifest import ArtifactRecord, Manifest, Segment
+from splitc.records import ArtifactRecord, FileRecord, Manifest, Segment
 
 VERSION = 1
 """Of ``finished.json``."""
@@ -50,7 +50,7 @@ class Finish:
 class _Told(msgspec.Struct, frozen=True):
     """What is read again of ``finished.json``."""
 
-    files: dict[str, manifests.FileRecord]
+    files: dict[str, FileRecord]
     built: dict[str, dict[str, str | int]]
 
 

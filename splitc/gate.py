@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from splitc.comparison import Check
-from splitc.manifest import Manifest
+from splitc.records import Manifest
 
 if TYPE_CHECKING:
     from splitc.model import Model

@@ -13,7 +13,7 @@ from splitc import manifest as manifests
 from splitc.backend import Artifact, Target
 from splitc.comparison import Check, compare
 from splitc.errors import BackendError
-from splitc.manifest import ArtifactRecord, Manifest, Segment
+from splitc.records import ArtifactRecord, Manifest, Segment
 from splitc.selftest import Sample
 from splitc.verify import TOLERANCES
 

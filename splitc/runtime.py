@@ -17,7 +17,7 @@ from splitc import manifest as manifest
 from splitc.backend import Artifact, Session, Target
 from splitc.contract import Contract
 from splitc.errors import RequestError, VerifyError, WireError, did_you_mean
-from splitc.manifest import Manifest, Segment
+from splitc.records import Manifest, Segment
 from splitc.wire import frame
 
 Values = Mapping[str, NDArray[Any]]

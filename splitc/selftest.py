@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from splitc.errors import RequestError, VerifyError, did_you_mean
 
 if TYPE_CHECKING:
-    from splitc.manifest import TensorRecord
     from splitc.model import Model
+    from splitc.records import TensorRecord
 
 FOLDER = "selftest"
 SAMPLES = 4

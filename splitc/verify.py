@@ -18,7 +18,7 @@ from splitc import gate, runtime, selftest
 from splitc import manifest as manifests
 from splitc.comparison import Check, compare
 from splitc.errors import RequestError, VerifyError, WireError, did_you_mean
-from splitc.manifest import CheckRecord, Manifest
+from splitc.records import CheckRecord, Manifest
 from splitc.selftest import Sample
 from splitc.wire import frame
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from splitc.contract import Contract
-from splitc.manifest import Manifest, Passes, Segment, Selftest, Source, TensorRecord
+from splitc.records import Manifest, Passes, Segment, Selftest, Source, TensorRecord
 
 
 def described(

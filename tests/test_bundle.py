@@ -17,8 +17,8 @@ from splitc import bundle, manifest, runtime, selftest
 from splitc.cuts import resolve
 from splitc.errors import RequestError, VerifyError
 from splitc.ingest import load
-from splitc.manifest import CheckRecord, Source
 from splitc.model import Model
+from splitc.records import CheckRecord, Source
 from splitc.split import split
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,6 +26,7 @@ from splitc.backends.tensorrt.backend import TensorRT
 from splitc.backends.tensorrt.child import RTX, Flavour, Order
 from splitc.cli import main
 from splitc.errors import BackendError, VerifyError
+from splitc.records import FileRecord, Manifest
 
 HEADER = '<ir_version: 10, opset_import: ["": 21]>\n'
 NET = """g (float[N,3,8,8] x) => (float[N,6,8,8] y) {
@@ -246,12 +247,12 @@ def test_a_recipe_for_another_model_is_refused(bundle: Path, install: Install) -
         splitc.finish(bundle)
 
 
-def resealed(bundle: Path, read: manifest.Manifest, path: str) -> None:
+def resealed(bundle: Path, read: Manifest, path: str) -> None:
     """Write the manifest of somebody who changed a file and signed for it."""
     import msgspec
 
     file = bundle / path
-    record = manifest.FileRecord(sha256=manifest.file_digest(file), bytes=file.stat().st_size)
+    record = FileRecord(sha256=manifest.file_digest(file), bytes=file.stat().st_size)
     changed = msgspec.structs.replace(read, files={**read.files, path: record})
     (bundle / manifest.NAME).write_bytes(manifest.dumps(changed))
 

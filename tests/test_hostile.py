@@ -22,7 +22,7 @@ from splitc.contract import Contract
 from splitc.cuts import resolve
 from splitc.errors import SplitcError, VerifyError
 from splitc.ingest import load
-from splitc.manifest import Source
+from splitc.records import Source
 from splitc.runtime import open_head, open_tail, run
 from splitc.split import split
 from splitc.verify import verify

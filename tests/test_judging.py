@@ -72,7 +72,7 @@ def samples(count: int = 40) -> Dataset:
 
 def archive(folder: Path, name: str, data: Dataset) -> str:
     path = folder / name
-    np.savez(path, x=data.inputs["x"], label=data.labels)
+    np.savez(path, x=data.inputs["x"], label=np.asarray(data.labels))
     return str(path)
 
 

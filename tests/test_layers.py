@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     ("errors",),
     ("units", "graph", "contract", "plugins", "quiet", "narrow", "importing"),
+    ("records",),
     ("wire", "manifest", "closure"),
     # one room: a model's facts may need one run of it
     ("model", "shapes", "execute", "feeds", "tables", "inference"),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from splitc import runtime
 from splitc.contract import BoundaryTensor, Contract
 from splitc.errors import BackendError, RequestError, VerifyError, WireError
-from splitc.manifest import Manifest, Segment
+from splitc.records import Manifest, Segment
 from splitc.wire import frame
 from tests.bundles import described, record
 

@@ -127,7 +127,7 @@ def test_a_pass_that_never_holds_is_left_out(net: Model) -> None:
 def test_the_api_judges_the_winner_on_the_other_half(net: Model, tmp_path: Path) -> None:
     data = samples()
     path = tmp_path / "eval.npz"
-    np.savez(path, x=data.inputs["x"], label=data.labels)
+    np.savez(path, x=data.inputs["x"], label=np.asarray(data.labels))
     made = splitc.optimize(net, passes="shave", eval=path, max_drop=1.0, search=True)
     assert made.ok
     assert made.to_json()["passes"][0]["options"] == {"ratio": 0.55}

@@ -19,7 +19,7 @@ import splitc
 from splitc import runtime
 from splitc.contract import BoundaryTensor, Contract
 from splitc.errors import RequestError, WireError
-from splitc.manifest import Segment
+from splitc.records import Segment
 from splitc.serve import serve
 from splitc.wire import frame
 from splitc.wire.stream import Remote, Stream, parse_address
@@ -296,7 +296,7 @@ def test_two_processes_each_with_its_own_side(tmp_path: Path) -> None:
 
 SERVER = """
 import sys
-from splitc.manifest import Segment
+from splitc.records import Segment
 from splitc.serve import serve
 serve(sys.argv[1], on_ready=lambda host, port: print(f"{host}:{port}", flush=True))
 """

@@ -17,8 +17,8 @@ from splitc.comparison import Check, compare, relative_error, round_up
 from splitc.cuts import resolve
 from splitc.errors import RequestError, VerifyError
 from splitc.ingest import load
-from splitc.manifest import Source
 from splitc.model import Model
+from splitc.records import Source
 from splitc.split import split
 from splitc.verify import TOLERANCES, kind, verify
 
