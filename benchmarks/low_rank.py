@@ -56,9 +56,9 @@ CASES = (
         "imagenet_mobilenet_v1_0.25_224_fp32",
         lambda own: own.imagenet(224, "train1000_224"),
         lambda own: own.imagenet(224),
-        (0.01, 0.02, 0.05, 0.1, 0.2, 0.3),
-        (0.05, 0.1, 0.2, 0.3),
-        Recipe(optimizer="adam", learning_rate=1e-3, epochs=3, batch=32),
+        (0.02, 0.05, 0.1, 0.2, 0.3),
+        (0.1, 0.2),
+        Recipe(optimizer="adam", learning_rate=5e-5, epochs=2, batch=32),
     ),
     Case(
         "kws_dscnn_mlperf",
