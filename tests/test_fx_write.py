@@ -289,3 +289,26 @@ def test_a_weight_that_nodes_compute_becomes_an_initializer(tmp_path: Path) -> N
     assert [node.op_type for node in written.ir.graph] == ["Constant", "MatMul", "Add"]
     feeds = draw_inputs(model)
     assert relative_error(evaluate(written, feeds)["y"], 2 * evaluate(model, feeds)["y"]) <= 1e-6
+
+
+def test_a_bias_that_torch_leaves_out_stays_out(tmp_path: Path) -> None:
+    """Unfolded, torch's exporter writes a convolution without bias with zeros of its width."""
+    model = weighted(
+        """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {
+        s = Shape<end=1>(w) o = Constant<value_float = 0.0>() z = CastLike(o, x) b = Expand(z, s)
+        a = Conv(x, w, b) r = Relu(a) y = Conv(r, v) }""",
+        tmp_path,
+        w=(6, 3, 1, 1),
+        v=(4, 6, 1, 1),
+    )
+    module = lift(model)
+    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+    assert [m.bias for m in convolutions] == [None, None]
+    keep(module, "w", 0, [1, 3, 4])
+    keep(module, "v", 1, [1, 3, 4])
+    written = write_back(model, module)
+    assert written.facts["b"].shape == (3,)
+    assert {name: a.shape for name, a in arrays(written).items()} == {
+        "w": (3, 3, 1, 1),
+        "v": (4, 3, 1, 1),
+    }

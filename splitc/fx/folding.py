@@ -11,15 +11,22 @@ from onnx.reference import ReferenceEvaluator
 _NEVER = frozenset(("If", "Loop", "Scan"))
 
 
+Arrays = Mapping[str, NDArray[Any]]
+
+
 def folded(
-    node: ir.Node, arrays: Mapping[str, NDArray[Any]], opset: int
+    node: ir.Node, arrays: Arrays, weights: Arrays, opset: int
 ) -> dict[str, NDArray[Any]] | None:
     """Return the outputs of a node whose inputs are all in `arrays`; None if they are not.
 
-    None too for an operator that onnx's reference does not compute.
+    The sizes of `weights` are constants too, and a number that is cast to the type of a tensor.
+    None for an operator that onnx's reference does not compute.
     """
     if node.op_type == "Constant":
         return _constant(node)
+    if node.op_type == "CastLike":
+        return _cast(node, arrays)
+    arrays = {**arrays, **weights} if node.op_type in ("Shape", "Size") else arrays
     names = [str(v.name) for v in node.inputs if v is not None and v.name]
     if not names or node.op_type in _NEVER or any(name not in arrays for name in names):
         return None
@@ -33,6 +40,14 @@ def folded(
     except (NotImplementedError, RuntimeError, TypeError, ValueError):
         return None
     return dict(zip(outputs, made, strict=True))
+
+
+def _cast(node: ir.Node, arrays: Arrays) -> dict[str, NDArray[Any]] | None:
+    value, like = node.inputs
+    given = None if value is None else arrays.get(str(value.name))
+    if given is None or like is None or like.dtype is None:
+        return None
+    return {str(node.outputs[0].name): given.astype(like.dtype.numpy())}
 
 
 def _constant(node: ir.Node) -> dict[str, NDArray[Any]] | None:

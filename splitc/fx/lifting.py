@@ -109,7 +109,9 @@ def _initializers(builder: Builder, graph: ir.Graph) -> None:
 def _constants(builder: Builder, nodes: Iterable[ir.Node]) -> None:
     """Compute the nodes whose inputs are constants, and no weights, now."""
     for node in nodes:
-        for name, array in (folded(node, builder.constants, builder.opset) or {}).items():
+        for name, array in (
+            folded(node, builder.constants, builder.weights, builder.opset) or {}
+        ).items():
             own = node.op_type == "Constant"
             (builder.weights if own and is_weight(array) else builder.constants)[name] = array
             if not own:

@@ -23,6 +23,8 @@ def conv(site: Site) -> fx.Node:
     weight, bias = site.weight(1), site.weight(2)
     layout = Permuted(weight.order) if weight else Permuted()
     ready = weight is not None and (bias is not None or not site.has(2))
+    if bias is not None and bias.name in site.builder.computed and not bias.array.any():
+        bias = None  # torch's exporter writes a missing bias as zeros by the weight's size
     if weight is None or not ready or not site.builder.owns(weight, layout):
         return _functional(site, x, seen, len(shape) - 2)
     return layer(site, x, weight, bias, seen)
