@@ -312,3 +312,17 @@ def test_a_bias_that_torch_leaves_out_stays_out(tmp_path: Path) -> None:
         "w": (3, 3, 1, 1),
         "v": (4, 3, 1, 1),
     }
+
+
+def test_a_region_is_written_back_and_the_rest_is_untouched(shared: Path) -> None:
+    model = splitc.load(shared / "models" / "cifar10_resnet20_jpegft.onnx")
+    module = lift(model, outputs=["layer2_0_out"])
+    with torch.no_grad():
+        for p in (p for p in module.parameters() if p.requires_grad):
+            p.mul_(0.9)
+    written = write_back(model, module)
+    head = {slot.initializer for slot in module.meta["parameters"].values()}
+    old, new = model.ir.graph.initializers, written.ir.graph.initializers
+    for name in old:
+        same = new[name].const_value is old[name].const_value
+        assert same == (name not in head), name
