@@ -1,6 +1,8 @@
 """Lifting: real networks, names, regions, open batches, gradients, refusals."""
 
 import copy
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -364,3 +366,11 @@ def test_a_module_that_moved_makes_nothing_elsewhere(name: str, shared: Path) ->
     module = lift(network, check=False).to("meta")
     feeds = [torch.from_numpy(array).to("meta") for array in at_batch(network, 3).values()]
     assert module(*feeds).shape[0] == 3
+
+
+def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "splitc.fx")
+    with pytest.raises(ModelError, match="needs torch") as caught:
+        importlib.import_module("splitc.fx")
+    assert caught.value.hint == "pip install 'splitc[torch]'"
