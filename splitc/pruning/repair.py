@@ -13,6 +13,7 @@ pruning for accelerating very deep neural networks", ICCV 2017, section 3.1.
 """
 
 import operator
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
@@ -39,74 +40,68 @@ def repair(
 ) -> None:
     """Refit the named layers of `pruned` in place; those that `refittable` refuses stay.
 
-    Both modules have the same graph. `kept`: layer → which of its outputs are left, for those that
-    lost any.
+    `pruned` has the graph of `whole`, or less of it under the same names. `kept`: layer → which of
+    its outputs are left, for those that lost any.
     """
-    walk = _Walk(pruned, whole, batches)
-    for node in whole.graph.nodes:
-        if node.op == "output":
+    mine, theirs = _Run(pruned, batches), _Run(whole, batches)
+    twins = {str(node.target): node for node in whole.graph.nodes if node.op == "call_module"}
+    with torch.no_grad():
+        for node in pruned.graph.nodes:
+            target = str(node.target)
+            if node.op == "call_module" and target in layers and target in twins:
+                theirs.reach(twins[target])
+                layer = pruned.get_submodule(target)
+                pairs = zip(mine.runs, theirs.runs, strict=True)
+                chosen = kept.get(target)
+                wanted = [_wanted(node, twins[target], chosen, layer, pair) for pair in pairs]
+                (read,) = node.all_input_nodes
+                refit(layer, [run.env[read] for run in mine.runs], wanted, ridge=ridge)
+            mine.reach(node)
+
+
+class _Run:
+    """One network, node by node, on several batches; a value goes after its last reader."""
+
+    def __init__(self, module: fx.GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> None:
+        self.runs = [fx.Interpreter(module) for _ in batches]
+        self.last = {read: node for node in module.graph.nodes for read in node.all_input_nodes}
+        entries = [node for node in module.graph.nodes if node.op == "placeholder"]
+        for run, batch in zip(self.runs, batches, strict=True):
+            run.env.update(zip(entries, batch, strict=True))
+        steps = [n for n in module.graph.nodes if n.op not in ("placeholder", "output")]
+        self.ahead = deque(steps)
+
+    def reach(self, node: fx.Node) -> None:
+        """Run everything up to a node, and the node."""
+        if node not in self.ahead:
             return
-        if node.op == "placeholder":
-            continue
-        with torch.no_grad():
-            walk.whole(node)
-            if node.op == "call_module" and node.target in layers:
-                layer = pruned.get_submodule(str(node.target))
-                refit(layer, *walk.sides(node, layer, kept.get(str(node.target))), ridge=ridge)
-            walk.pruned(node)
-
-
-class _Walk:
-    """Both networks, node by node and batch by batch; a value goes after its last reader."""
-
-    def __init__(
-        self, pruned: fx.GraphModule, whole: fx.GraphModule, batches: Sequence[tuple[Tensor, ...]]
-    ) -> None:
-        self.twin = dict(zip(whole.graph.nodes, pruned.graph.nodes, strict=True))
-        self.last = {read: node for node in whole.graph.nodes for read in node.all_input_nodes}
-        self.pairs = [(fx.Interpreter(pruned), fx.Interpreter(whole)) for _ in batches]
-        entries = [node for node in whole.graph.nodes if node.op == "placeholder"]
-        for (mine, theirs), batch in zip(self.pairs, batches, strict=True):
-            theirs.env.update(zip(entries, batch, strict=True))
-            mine.env.update(zip(map(self.twin.__getitem__, entries), batch, strict=True))
-
-    def whole(self, node: fx.Node) -> None:
-        """Run a node of the whole network."""
-        for _, theirs in self.pairs:
-            theirs.env[node] = theirs.run_node(node)
-
-    def pruned(self, node: fx.Node) -> None:
-        """Run its twin, and forget what nobody reads any more."""
-        done = [read for read in node.all_input_nodes if self.last[read] is node]
-        for mine, theirs in self.pairs:
-            mine.env[self.twin[node]] = mine.run_node(self.twin[node])
-            for read in done:
-                del theirs.env[read], mine.env[self.twin[read]]
-
-    def sides(
-        self, node: fx.Node, layer: nn.Module, chosen: Channels | None
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return what a layer reads in the pruned network and what it should compute, by batch."""
-        (read,) = node.all_input_nodes
-        given = [mine.env[self.twin[read]] for mine, _ in self.pairs]
-        return given, [_wanted(node, self.twin, chosen, layer, pair) for pair in self.pairs]
+        while self.ahead:
+            now = self.ahead.popleft()
+            done = [read for read in now.all_input_nodes if self.last[read] is now]
+            for run in self.runs:
+                run.env[now] = run.run_node(now)
+                for read in done:
+                    del run.env[read]
+            if now is node:
+                return
 
 
 def _wanted(
     node: fx.Node,
-    twin: Mapping[fx.Node, fx.Node],
+    twin: fx.Node,
     chosen: Channels | None,
     layer: nn.Module,
     pair: tuple[fx.Interpreter, fx.Interpreter],
 ) -> Tensor:
     """Return what a layer should compute: what it did, and what is lacking where that is added."""
     mine, theirs = pair
-    total = theirs.env[node]
+    total: Tensor = theirs.env[twin]
     missing: Tensor | float = 0.0
-    for other, _ in added(node):
-        if twin[other] in mine.env and theirs.env[other].shape == total.shape:
-            total = total + theirs.env[other]
-            missing = missing + mine.env[twin[other]]
+    for (now, _), (once, _) in zip(added(node), added(twin), strict=False):
+        ready = now in mine.env and once in theirs.env
+        if ready and theirs.env[once].shape == total.shape:
+            total = total + theirs.env[once]
+            missing = missing + mine.env[now]
     if chosen is not None:
         axis = total.ndim - 1 if isinstance(layer, nn.Linear) else 1
         total = total.index_select(axis, torch.from_numpy(chosen))

@@ -17,6 +17,8 @@ from splitc.pruning.blocks import blocks, shortened
 from splitc.pruning.calibration import Calibration, calibration, region_data
 from splitc.pruning.heads import with_heads
 from splitc.pruning.how import How
+from splitc.pruning.layers import trained
+from splitc.pruning.repair import repair
 from splitc.pruning.sparse import SPARSE, masked, sparsify
 from splitc.pruning.structured import shrink
 from splitc.train import SILENT, fit
@@ -91,7 +93,10 @@ def _smaller(
     costs = each(model, part, how.target)
     found = blocks(model, part.nodes)
     base = shortened(model, whole, how, samples, found, costs, sum(costs.values()))
-    return base, lift(base, inputs=part.inputs, outputs=part.outputs)
+    small = lift(base, inputs=part.inputs, outputs=part.outputs)
+    if how.repair and not samples.drawn:
+        repair(small, whole, samples.batches, trained(small), {})
+    return base, small
 
 
 def measured(model: Model, part: Side, target: str) -> float:
