@@ -30,8 +30,8 @@ class Site:
 
     def has(self, index: int) -> bool:
         """Tell whether the node reads something at this place."""
-        inputs = self.node.inputs
-        return index < len(inputs) and inputs[index] is not None and bool(inputs[index].name)  # type: ignore[union-attr]
+        value = self.node.inputs[index] if index < len(self.node.inputs) else None
+        return value is not None and bool(value.name)
 
     def input(self, index: int) -> str:
         """Return the name of an input."""

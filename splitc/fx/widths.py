@@ -34,15 +34,15 @@ def rewidth(model: Model, module: fx.GraphModule, before: Shapes, after: Shapes)
             _SIZED[node.op_type](node, *sizes)
 
 
-def _attributes(node: ir.Node, layer: nn.Module) -> None:
+def _attributes(node: ir.Node, layer: Any) -> None:
     """Write what a layer says of its own widths into the node's attributes."""
     if (
         node.op_type in ("Conv", "ConvTranspose")
         and node.attributes.get_int("group", 1) != layer.groups
     ):
-        node.attributes["group"] = ir.AttrInt64("group", int(layer.groups))  # type: ignore[arg-type]
+        node.attributes["group"] = ir.AttrInt64("group", int(layer.groups))
     elif node.op_type in ("LSTM", "GRU", "RNN"):
-        node.attributes["hidden_size"] = ir.AttrInt64("hidden_size", int(layer.hidden_size))  # type: ignore[arg-type]
+        node.attributes["hidden_size"] = ir.AttrInt64("hidden_size", int(layer.hidden_size))
     elif node.op_type == "GroupNormalization" and isinstance(layer, nn.GroupNorm):
         node.attributes["num_groups"] = ir.AttrInt64("num_groups", int(layer.num_groups))
 

@@ -1,5 +1,7 @@
 """Conv and ConvTranspose, as the nn modules of their rank."""
 
+from collections.abc import Callable
+
 from torch import fx, nn
 from torch.nn import functional
 
@@ -8,8 +10,9 @@ from splitc.fx.layouts import Permuted
 from splitc.fx.site import Site
 from splitc.fx.window import Window, window
 
-_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_Layers = dict[int, Callable[..., nn.Module]]
+_CONV: _Layers = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: _Layers = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _FUNCTION = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
@@ -37,10 +40,10 @@ def layer(site: Site, x: fx.Node, weight: Weight, bias: Weight | None, seen: Win
     module = _CONV[len(kernel)](
         per_group * groups,
         out,
-        tuple(kernel),  # type: ignore[arg-type]
-        stride=seen.strides,  # type: ignore[arg-type]
-        padding=seen.symmetric,  # type: ignore[arg-type]
-        dilation=seen.dilations,  # type: ignore[arg-type]
+        tuple(kernel),
+        stride=seen.strides,
+        padding=seen.symmetric,
+        dilation=seen.dilations,
         groups=groups,
         bias=bias is not None,
         device="meta",
@@ -71,13 +74,13 @@ def transposed(site: Site) -> fx.Node:
     module = _TRANSPOSED[len(kernel)](
         entry,
         per_group * groups,
-        tuple(kernel),  # type: ignore[arg-type]
-        stride=seen.strides,  # type: ignore[arg-type]
-        padding=tuple(a for a, _ in pads) if even else 0,  # type: ignore[arg-type]
-        output_padding=extra if even else 0,  # type: ignore[arg-type]
+        tuple(kernel),
+        stride=seen.strides,
+        padding=tuple(a for a, _ in pads) if even else 0,
+        output_padding=extra if even else 0,
         groups=groups,
         bias=bias is not None,
-        dilation=seen.dilations,  # type: ignore[arg-type]
+        dilation=seen.dilations,
         device="meta",
     )
     held = [(("weight",), weight, Permuted(weight.order)), (("bias",), bias, Permuted())]

@@ -131,10 +131,9 @@ def trilu(site: Site) -> fx.Node:
 
 
 def one_hot(site: Site) -> fx.Node:
-    """OneHot of constant depth and values."""
-    depth, values = int(site.known(1).reshape(-1)[0]), site.known(2)
-    axis = int(site.attr("axis", -1))
-    return site.call(functions.one_hot, site.x(0), depth, site.x(2), axis) if values.size else None  # type: ignore[return-value]
+    """OneHot of a constant depth."""
+    depth = int(site.known(1).reshape(-1)[0])
+    return site.call(functions.one_hot, site.x(0), depth, site.x(2), int(site.attr("axis", -1)))
 
 
 def non_zero(site: Site) -> fx.Node:
