@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 SCHEMES = ("int8",)
 RULES = ("", "tensorrt")
 DEFAULT_SNR = 20.0
-"""dB: the limit of `mixed` where none is given; a tenth of the outputs' amplitude is noise then."""
+"""dB: noise is a tenth of the outputs' amplitude. It binds beside a `max_drop` too: a drop over a
+few hundred samples is known to a point or two, noise is known to a tenth of a dB."""
 _CALIBRATE, _DRAW = 256, 64
 """Samples: for ranges and biases; drawn where there are no data."""
 
@@ -48,7 +49,7 @@ class Quantize:
     """Compute in int8, with scales from calibration data and corrected biases.
 
     `nodes`: only these (all that can be, if empty); `mixed`: keep the most harmful nodes in float
-    until `max_drop` (on `evaluation`) and `min_snr` (dB, on the calibration data) hold.
+    until `min_snr` (dB, on the calibration data) and `max_drop` (on `evaluation`), if given, hold.
     """
 
     name: ClassVar[str] = "quantize"
@@ -63,7 +64,7 @@ class Quantize:
     rules: str = ""
     bias_correction: bool = True
     mixed: bool = False
-    min_snr: float | None = None
+    min_snr: float = DEFAULT_SNR
     data: Dataset | None = resource()
     evaluation: Dataset | None = resource()
     metric: "Metric | None" = resource()
@@ -79,7 +80,7 @@ class Quantize:
                 raise ValueError(f"{option} = {given!r}; {did_you_mean(given, known)}")
         if self.rules and not self.symmetric:
             raise ValueError("rules = 'tensorrt' needs symmetric = true")
-        if self.min_snr is not None and not self.mixed:
+        if self.min_snr != DEFAULT_SNR and not self.mixed:
             raise ValueError("min_snr is a limit of mixed = true")
         object.__setattr__(self, "nodes", tuple(self.nodes))
 
@@ -160,18 +161,13 @@ class Quantize:
 
     def _limit(self, job: Int8, noise: Noise) -> tuple[Callable[[Model], bool], str]:
         """Return what decides whether a model is good enough, and the name of the limit."""
-        checks: list[Callable[[Model], bool]] = []
-        names: list[str] = []
+        checks: list[Callable[[Model], bool]] = [lambda made: noise.snr_db(made) >= self.min_snr]
+        names = [f"the outputs keep {self.min_snr:g} dB on {len(noise.data)} samples"]
         if self.max_drop is not None:
             data = self.evaluation or job.data
             gate = Gate(job.model, data, self.metric or metric(None, data))
             checks.append(lambda made: gate.judge(made, self.max_drop).ok)
             names.append(f"{gate.metric.name} drops by at most {self.max_drop:g} on {len(data)}")
-        snr = self.min_snr if self.min_snr is not None or checks else DEFAULT_SNR
-        if snr is not None:
-            checks.append(lambda made: noise.snr_db(made) >= snr)
-            names.append(f"the outputs keep {snr:g} dB on {len(noise.data)} samples")
-
         return lambda made: all(check(made) for check in checks), " and ".join(names)
 
     def _summary(self, job: Int8, made: Model, kept: Set[str]) -> str:
