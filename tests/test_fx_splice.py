@@ -71,7 +71,8 @@ class Two(nn.Module):
 def test_a_region_may_have_several_ends(tmp_path: Path) -> None:
     before = model(
         """g (float[N,4] x) => (float[N,4] y) {
-        a = Exp(x) b = Neg(a) c = Sin(b) d = Cos(b) e = Add(c, d) y = Tanh(e) }""",
+        k = Constant<value_float = 2.0>() a = Exp(x) b = Neg(a) c = Mul(b, k) d = Add(b, k)
+        e = Add(c, d) y = Tanh(e) }""",
         tmp_path,
     )
     made = splice(before, ["b"], ["c", "d"], Two(), prefix="p/")
@@ -79,6 +80,7 @@ def test_a_region_may_have_several_ends(tmp_path: Path) -> None:
     b = evaluate(before, feeds, ["b"])["b"]
     assert relative_error(evaluate(made, feeds, ["e"])["e"], 3 * b) <= 1e-5
     assert {node.id for node in made.graph.nodes if not node.id.startswith("p/")} == {*"abcdey"}
+    assert "k" not in made.values
 
 
 def test_an_old_model_is_raised_where_the_new_part_needs_it(tmp_path: Path) -> None:

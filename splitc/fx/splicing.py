@@ -214,7 +214,7 @@ def _ends(graph: ir.Graph) -> list[ir.Value]:
 
 def _drop(graph: ir.Graph, node: ir.Node) -> None:
     """Remove a node that nobody reads, and the constants that then nobody reads."""
-    if any(out.consumers() or out.is_graph_output() for out in node.outputs):
+    if node.graph is None or any(o.consumers() or o.is_graph_output() for o in node.outputs):
         return
     inputs = list(node.inputs)
     graph.remove(node, safe=True)
