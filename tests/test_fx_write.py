@@ -326,3 +326,32 @@ def test_a_region_is_written_back_and_the_rest_is_untouched(shared: Path) -> Non
     for name in old:
         same = new[name].const_value is old[name].const_value
         assert same == (name not in head), name
+
+
+def test_a_recurrent_layer_narrows(tmp_path: Path) -> None:
+    model = weighted(
+        """g (float[5,2,4] x) => (float[5,1,2,H] y)
+        { y, h, c = LSTM<hidden_size = 3>(x, w, r, b) }""",
+        tmp_path,
+        w=(1, 12, 4),
+        r=(1, 12, 3),
+        b=(1, 24),
+    )
+    module = lift(model)
+    core: Any = next(m for m in module.modules() if isinstance(m, nn.LSTM))
+    rows = [3 * gate + unit for gate in range(4) for unit in (0, 2)]
+    for name, value in dict(core.named_parameters()).items():
+        narrow = value.detach()[rows]
+        setattr(
+            core,
+            name,
+            nn.Parameter(narrow[:, [0, 2]] if "hh_l0" in name and value.ndim == 2 else narrow),
+        )
+    core.hidden_size = 2
+    written = write_back(model, module)
+    assert written.nodes["y"].attributes.get_int("hidden_size") == 2
+    assert {name: a.shape for name, a in arrays(written).items()} == {
+        "w": (1, 8, 4),
+        "r": (1, 8, 2),
+        "b": (1, 16),
+    }
