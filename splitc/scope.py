@@ -2,12 +2,15 @@
 
 A pass rewrites nodes, so a side cannot be a list of them. What survives every pass is the boundary:
 the tensors that cross, and the graph outputs that the head makes, all by name. Whatever leads to
-one of these is the head's, the rest is the tail's.
+one of these is the head's, and so is what leads nowhere and can be made there; the rest is the
+tail's.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from splitc.errors import PassError, did_you_mean
+from splitc.graph import Graph
 from splitc.model import Model
 
 BOTH, HEAD, TAIL = "both", "head", "tail"
@@ -39,7 +42,7 @@ class Boundary:
                 found.add(node)
                 read = graph.by_id[node].inputs
                 waiting += [graph.producer[t] for t in read if t in graph.producer]
-        return frozenset(found)
+        return frozenset(found | _idle(graph, found) if found else found)
 
     def sending(self, model: Model) -> frozenset[str]:
         """Return the head with those narrowing nodes that alone carry a tensor to the tail.
@@ -53,6 +56,25 @@ class Boundary:
             if len(beyond) == 1 and graph.by_id[beyond[0]].narrows:
                 found.add(beyond[0])
         return frozenset(found)
+
+
+def _idle(graph: Graph, head: Set[str]) -> set[str]:
+    """Return the nodes that lead to no graph output and read nothing that the tail makes.
+
+    On the tail they would have their inputs sent, for nothing.
+    """
+    needed, idle = set(graph.outputs), set[str]()
+    for node in reversed(graph.nodes):
+        if needed.isdisjoint(node.outputs):
+            idle.add(node.id)
+        else:
+            needed.update(node.inputs)
+    found: set[str] = set()
+    for node in graph.nodes:
+        makers = {graph.producer[t] for t in node.inputs if t in graph.producer}
+        if node.id in idle and makers <= {*head, *found}:
+            found.add(node.id)
+    return found
 
 
 def check(scope: str) -> None:
