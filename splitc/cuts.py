@@ -63,8 +63,12 @@ def resolve(graph: Graph, tensors: str | Sequence[str], closure: Closure | None 
 
 
 def shown(graph: Graph, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names that tensors are reported under: one narrowed has that of its float."""
-    return tuple(graph.widened.get(name, name) for name in names)
+    """Return the names that tensors are reported under: one narrowed has that of its float.
+
+    Where the float crosses too, or is narrowed twice, each has its own.
+    """
+    wide = [graph.widened.get(name, name) for name in names]
+    return tuple(w if wide.count(w) == 1 else n for n, w in zip(names, wide, strict=True))
 
 
 def wire_dtype(model: "Model", names: Sequence[str]) -> str | None:

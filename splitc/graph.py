@@ -22,6 +22,7 @@ class Node:
     `inputs`: the data tensors read, each once, in order, captures included; tensors made by
     constant nodes are in `weights` with the initializers, so that `inputs` is what may cross.
     `narrows`: it makes fewer bits of its first input, value by value: QuantizeLinear, or a Cast.
+    `known`: the user knows its first output by its own name; a pass made the others.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Node:
     outputs: tuple[str, ...]
     weights: tuple[str, ...] = ()
     narrows: bool = field(default=False, compare=False)
+    known: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,12 @@ class Graph:
 
     @cached_property
     def widened(self) -> Mapping[str, str]:
-        """What a narrowing node makes → its input: the name that fewer bits are reported under."""
-        return {n.outputs[0]: n.inputs[0] for n in self.nodes if n.narrows and n.inputs}
+        """What a narrowing node makes → its input: the name that fewer bits are reported under.
+
+        What the user knows by its own name keeps that where the input may cross as a float too.
+        """
+        pairs = ((n, n.inputs[0]) for n in self.nodes if n.narrows and n.inputs)
+        return {n.outputs[0]: t for n, t in pairs if not n.known or self.readers[t] == (n.id,)}
 
     @cached_property
     def narrowed(self) -> Mapping[str, str]:

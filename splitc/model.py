@@ -280,7 +280,9 @@ def build_graph(graph: ir.Graph, loaded: Collection[str] = ()) -> Graph:
         data = tuple(name for name in read if name not in fixed)
         outputs = tuple(out.name for out in node.outputs if out.name)
         weights = tuple(name for name in read if name in fixed)
-        made = Node(identity(node), node.op_type, data, outputs, weights, narrows(node, loaded))
+        known = bool(outputs) and outputs[0] in loaded
+        slim = narrows(node, loaded)
+        made = Node(identity(node), node.op_type, data, outputs, weights, slim, known)
         if data or random(node):
             nodes.append(made)
         else:

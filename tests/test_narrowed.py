@@ -30,7 +30,9 @@ def net(tmp_path: Path) -> Model:
 
 def test_only_a_float_that_nobody_else_reads_is_narrowed(net: Model) -> None:
     assert net.graph.narrowed == {"a": "q"}
-    assert net.graph.widened == {"q": "a", "p": "b"}
+    assert net.graph.widened == {"q": "a"}, "p crosses under its own name: b may cross too"
+    unknown = replace(net, cuttable=net.cuttable - {"p"})
+    assert unknown.graph.widened == {"q": "a", "p": "b"}
 
 
 def test_half_a_float_is_narrow_too(tmp_path: Path) -> None:
