@@ -88,7 +88,7 @@ def optimize(
 
     asked = Request(
         passes=passes,
-        cut=cut or "auto",
+        cut="auto" if cut is None else cut,
         data=_text(data),
         eval=_text(eval),
         preprocess=preprocess,

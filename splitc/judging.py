@@ -30,7 +30,8 @@ Told = Callable[[str, str], None]
 class Step:
     """What one pass did. `options`: as text may give them. `verdict`: what all passes so far cost.
 
-    `before`: the metric in front of this pass; None with `verdict` for an exact one.
+    `before`: the metric in front of this pass; None with `verdict` for an exact one. `changed`: the
+    graph is another than before.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Step:
     exact: bool
     before: float | None = None
     verdict: "Verdict | None" = None
+    changed: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return {"name", "options", "seconds", "exact", "metric_before", "metric_after", …}."""
@@ -123,7 +125,8 @@ class Judge:
 
         after = pipeline.run((pipeline.bind(step, given),), model, note, pin=pin)
         options = {name: getattr(step, name) for name in pipeline.settable(step)}
-        made = Step(step.name, options, seen[0], step.exact)
+        changed = step.exact or after.fingerprint() != model.fingerprint()
+        made = Step(step.name, options, seen[0], step.exact, changed=changed)
         self.steps.append(made if step.exact else self._judged(made, after))
         return after
 

@@ -155,7 +155,7 @@ def _boundary(model: Model, passes: Sequence[Pass], request: Request) -> Boundar
         for step in filter(late, passes):
             raise PassError(f"pass {step.name!r} works at a cut", hint="give --cut TENSOR")
         return None
-    cut = named(model.graph, request.cut)
+    cut = named(model.graph, request.cut, loose=True)
     return Boundary(cut.tensors, early(model, cut))
 
 

@@ -1,5 +1,6 @@
 """The first stages of the main job, which `plan` and `compile` share: open, run passes, plan."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,8 +66,8 @@ class Planned:
 
     @property
     def exact(self) -> bool:
-        """Whether no pass may change what the model computes."""
-        return all(step.exact for step in self.steps)
+        """Whether no pass that changed anything may change what the model computes."""
+        return all(step.exact or not step.changed for step in self.steps)
 
 
 def planned(
@@ -96,7 +97,9 @@ def planned(
         boundary = Boundary(found.chosen.cut.tensors, early(first, found.chosen.cut))
         after = _second_round(judge, rest, first, boundary, request)
         again = _chosen(after, request, of_head(after.graph, boundary.sending(after)))
-        found = replace(again, notes=(_both(found, again), *again.notes))
+        found = replace(
+            again, head_nodes=found.head_nodes, notes=(_both(found, again), *again.notes)
+        )
     notes = (*found.notes, *judge.notes(), *after.notes)
     return Planned(
         after,
@@ -198,8 +201,13 @@ def resources(model: Model, request: Request) -> Resources:
     given = {"--data": request.data, "--eval": request.eval, "--metric": request.metric}
     if request.preprocess and not (request.data or request.eval):
         raise RequestError("--preprocess reads the images of --data or --eval", hint="--data DIR")
-    if request.max_drop is not None and not request.max_drop >= 0:
-        raise RequestError(f"--max-drop {request.max_drop} is below 0", hint="--max-drop 1.0")
+    if request.max_drop is not None and not 0 <= request.max_drop < math.inf:
+        raise RequestError(
+            f"--max-drop {request.max_drop} is no number from 0 on", hint="--max-drop 1.0"
+        )
+    for option, text in {**given, "--train": request.train}.items():
+        if text == "":
+            raise RequestError(f"{option} is empty", hint="leave it out, or name something")
     if not any(given.values()) and request.train is None:
         return Resources(max_drop=request.max_drop)
     from splitc import accuracy, data

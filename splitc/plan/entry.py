@@ -80,8 +80,9 @@ class Certificate:
 class Plan:
     """The chosen cut, its rivals in order, and the certificate.
 
-    `head_nodes`: identities of the chosen head in topological order. `notes`: lines for the user;
-    the first says so when something that splitc cannot emit would win.
+    `head_nodes`: identities of the chosen head in topological order, in the graph that the cut was
+    chosen in: passes of one side come later, and a replay must find them. `notes`: lines for the
+    user; the first says so when something that splitc cannot emit would win.
     """
 
     objective: str
