@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from splitc.data import Dataset
     from splitc.scope import Boundary
 
-DTYPES = ("int8", "float16")
+TAKES = {"int8": ("float32",), "float16": ("float32", "float64")}
+"""dtype that floats cross in → those that are narrowed to it (as `splitc.wire.form` prices)."""
 _DRAWN = 8
 _STEPS = 25
 _SAMPLE = 2**18
@@ -47,8 +48,8 @@ class NarrowBoundary:
     boundary: "Boundary | None" = resource()
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype = {self.dtype!r}; known: {', '.join(DTYPES)}")
+        if self.dtype not in TAKES:
+            raise ValueError(f"dtype = {self.dtype!r}; known: {', '.join(TAKES)}")
 
     def run(self, model: Model) -> Model:
         """Return the model with a narrowing pair at each float tensor that the head sends."""
@@ -56,7 +57,9 @@ class NarrowBoundary:
             raise PassError(f"pass {self.name!r} works at a cut", hint="--cut TENSOR")
         names = [name for name in self.boundary.tensors if _wide(model, name, self.dtype)]
         if not names:
-            return model
+            return model.with_notes(
+                "nothing of what crosses can be narrowed: no float of the head's"
+            )
         model = with_axes(model) if self.dtype == "int8" else model
         head = self.boundary.head(model)
         scales, notes = _scales(model, names, self.data) if self.dtype == "int8" else ({}, ())
@@ -73,8 +76,7 @@ class NarrowBoundary:
 def _wide(model: Model, name: str, dtype: str) -> bool:
     """Tell whether a tensor is a float that a node makes, and not narrowed yet."""
     made = name in model.graph.producer and name not in model.graph.narrowed
-    takes = ("float32",) if dtype == "int8" else ("float32", "float64")
-    return made and model.facts[name].dtype in takes
+    return made and model.facts[name].dtype in TAKES[dtype]
 
 
 def _scales(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from splitc.model import Model
 from splitc.scenario import Link, Scenario
 from splitc.wire import codec
-from splitc.wire.form import BYTES, form
+from splitc.wire.form import BYTES, FLOATS, form
 from splitc.wire.frame import fixed_bytes, record_bytes
 
 _ZSTD_ENCODE, _ZSTD_DECODE = 162e6, 377e6
@@ -98,8 +98,8 @@ def _width(model: Model, name: str, narrow: str | None) -> int:
 
     Narrowed is a float that a node makes: graph inputs cross as they are given.
     """
-    wide = name in model.graph.producer and model.facts[name].dtype in ("float32", "float64")
-    return BYTES[narrow] if narrow and wide else 0
+    made = narrow is not None and name in model.graph.producer
+    return BYTES[narrow] if narrow and made and model.facts[name].dtype in FLOATS[narrow] else 0
 
 
 def _as(values: NDArray[Any], narrow: str | None) -> NDArray[Any]:
