@@ -114,7 +114,18 @@ def _precisions(passes: Sequence[Pass], boundary: Boundary | None) -> Iterator[t
 
 
 def _with_ratio(passes: Sequence[Pass]) -> list[int]:
-    return [n for n, step in enumerate(passes) if "ratio" in pipeline.settable(step)]
+    """Return the places of the passes whose ratio is open: no other option fixes their size."""
+    return [n for n, step in enumerate(passes) if _open(step)]
+
+
+def _open(step: Pass) -> bool:
+    if "ratio" not in pipeline.settable(step):
+        return False
+    try:
+        replace(step, ratio=RATIOS[0])
+    except ValueError:  # low-rank by energy, prune 2:4
+        return False
+    return True
 
 
 class _Trials:
