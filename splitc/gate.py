@@ -44,7 +44,10 @@ def again(
     if found is None or found.metric not in _KNOWN:
         return recorded(read)
     samples = datasets.load(data, model)
-    metric = accuracy.metric(None if found.metric == "top1" else found.metric, samples)
+    if found.metric == "top1" and samples.labels is None:
+        text = recorded(read).detail
+        return Check(NAME, "not-run", detail=f"{text}; {data.name} has no labels to judge by")
+    metric = accuracy.metric(found.metric, samples)
     name = read.outputs[0].name
     answers = accuracy.joined(name, [one[name] for one in got], len(samples), str(data))
     verdict = accuracy.Gate(model, samples, metric).compare({name: answers}, found.max_drop)

@@ -341,9 +341,9 @@ def _another(read: Manifest, model: "Model") -> str:
     ):
         names, others = [t.name for t in mine], [t.name for t in theirs]
         if lacking := sorted({*names} ^ {*others}):
-            return (
-                f"{what} {lacking[0]!r} is of one of them only; {did_you_mean(lacking[0], others)}"
-            )
+            name = lacking[0]
+            hint = did_you_mean(name, others if name in names else names)
+            return f"{what} {name!r} is of one of them only; {hint}"
     return ""
 
 
