@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error, "--json" in arguments)
     except click.ClickException as error:
         error.show()
+        if "--json" in arguments:
+            click.echo(_told(error.format_message()))
         return 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -97,8 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed(error: SplitcError, as_json: bool) -> int:
     if as_json:
-        text = str(error.args[0])
-        parts = {"ok": False, "error": text, "where": error.where, "hint": error.hint}
-        click.echo(json.dumps(parts))
+        click.echo(_told(str(error.args[0]), error.where, error.hint))
     click.echo(str(error), err=True)
     return error.exit_code
+
+
+def _told(error: str, where: str = "", hint: str = "") -> str:
+    return json.dumps({"ok": False, "error": error, "where": where, "hint": hint})
