@@ -77,6 +77,7 @@ class Judge:
     split: bool = False
     steps: list[Step] = field(default_factory=list)
     broken_by: str = ""
+    _trained: bool = False
 
     def run(
         self, passes: Sequence[Pass], model: Model, *, pin: Sequence[str] = (), **bound: Any
@@ -95,12 +96,14 @@ class Judge:
 
     def notes(self) -> tuple[str, ...]:
         """Return what the user must know about the data that judged."""
+        idle = self.resources.recipe is not None and not self._trained
+        unused = ("no pass here trains: --train is of no use",) if idle else ()
         if not any(step.verdict for step in self.steps):
-            return ()
+            return unused
         lines = [
             f"{s.name}: {line}" for s in self.steps if s.verdict for line in s.verdict.summary()
         ]
-        return (*self._doubts(), *dict.fromkeys(lines))
+        return (*unused, *self._doubts(), *dict.fromkeys(lines))
 
     def _doubts(self) -> list[str]:
         given, count = self.resources, len(self._samples)
@@ -115,6 +118,7 @@ class Judge:
     ) -> Model:
         if self.told:
             self.told("pass", step.name)
+        self._trained = self._trained or pipeline.trains(step)
         given = replace(self.resources, **bound, evaluation=self._tuned)
         seen: list[float] = []
 

@@ -1,7 +1,6 @@
 """The first stages of the main job, which `plan` and `compile` share: open, run passes, plan."""
 
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -136,7 +135,15 @@ def recording(
         if place.exists():
             progress("interrupted", f"--resume takes up {place.name}")
         raise
-    shutil.rmtree(place, ignore_errors=True)
+    _cleared(place)
+
+
+def _cleared(place: Path) -> None:
+    """Remove the checkpoints of a finished run, and their folder if nothing else lies in it."""
+    for path in place.glob("training[0-9][0-9].*"):
+        path.unlink()
+    if place.is_dir() and not any(place.iterdir()):
+        place.rmdir()
 
 
 @dataclass(frozen=True)

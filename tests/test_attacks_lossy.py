@@ -17,6 +17,7 @@ from splitc.passes import narrow_boundary
 from splitc.pipeline import Resources
 from splitc.request import Request
 from splitc.scope import Boundary
+from splitc.stages import quiet, recording
 from splitc.wire.form import FLOATS, form
 from tests.networks import model
 
@@ -167,3 +168,38 @@ def test_a_plan_of_the_simplified_network_cuts_the_loaded_one(tmp_path: Path) ->
     path.write_text(json.dumps(splitc.plan(net, cut="r", **SCENARIO).to_json()))
     made = splitc.optimize(net, passes="narrow-boundary", cut=f"@{path}")
     assert [n.outputs[0] for n in made.model.graph.nodes if n.narrows] == ["r_int8"]
+
+
+def test_a_finished_run_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    place = tmp_path / "out.onnx.checkpoint"
+    place.mkdir()
+    (place / "precious").write_text("mine")
+    (recipe := tmp_path / "recipe.toml").write_text("")
+    request = Request(train=str(recipe))
+    with recording(request, tmp_path / "out.onnx", False, quiet) as recorder:
+        recorder.save({"step": 1})
+    assert [path.name for path in place.iterdir()] == ["precious"]
+    (place / "precious").unlink()
+    with recording(request, tmp_path / "out.onnx", False, quiet) as recorder:
+        recorder.save({"step": 1})
+    assert not place.exists()
+
+
+def test_a_recipe_that_nobody_uses_is_mentioned(tmp_path: Path) -> None:
+    (recipe := tmp_path / "recipe.toml").write_text("")
+    net = model(CHAIN, tmp_path)
+    for passes in ("simplify", "fp16"):
+        made = splitc.optimize(net, passes=passes, train=recipe)
+        assert "no pass here trains: --train is of no use" in made.notes
+
+
+def test_a_gate_on_labels_is_not_judged_without_them(tmp_path: Path) -> None:
+    net, out = model(CHAIN, tmp_path), tmp_path / "out"
+    labelled = archive(tmp_path, label=np.arange(16) % 8)
+    options = {**SCENARIO, "wire": "int8", "cut": "b", "data": labelled, "max_drop": 50.0}
+    assert splitc.compile(net, output=out, **options).ok
+    checks = {c.name: c for c in splitc.verify(out, model=net, data=labelled).checks}
+    assert checks["accuracy gate"].status == "pass"
+    checks = {c.name: c for c in splitc.verify(out, model=net, data=archive(tmp_path)).checks}
+    assert checks["accuracy gate"].status == "not-run"
+    assert "no labels" in checks["accuracy gate"].detail
