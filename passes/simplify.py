@@ -117,7 +117,30 @@ def _onnxsim(model: Model, fuse: bool) -> Model:
         model.save(source)
         with _silence():
             onnxsim.simplify(str(source), check_n=0, skip_fuse_bn=not fuse, output_path=str(target))
-        return parked(replace(model, ir=_held(target)))
+        made = replace(model, ir=_held(target))
+    if not fuse:
+        _own_parameters(model.ir.graph, made.ir.graph)
+    return parked(made)
+
+
+def _own_parameters(before: ir.Graph, after: ir.Graph) -> None:
+    """Undo what merging equal constants did to BatchNorms: each is trained for itself."""
+    norms = {n.outputs[0].name: n for n in before if n.op_type == "BatchNormalization"}
+    for node in after:
+        old = norms.get(node.outputs[0].name)
+        for place, value in enumerate(old.inputs if old else ()):
+            if value is not None and value.is_initializer():
+                node.replace_input_with(place, _same(value, after))
+
+
+def _same(value: ir.Value, graph: ir.Graph) -> ir.Value:
+    """Return the initializer of this name in `graph`; put it back where it is missing."""
+    if value.name not in graph.initializers:
+        own = ir.Value(
+            name=value.name, type=value.type, shape=value.shape, const_value=value.const_value
+        )
+        graph.register_initializer(own)
+    return graph.initializers[str(value.name)]
 
 
 def _held(path: Path) -> ir.Model:

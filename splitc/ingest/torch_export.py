@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from splitc.errors import ModelError
 from splitc.importing import reason
@@ -50,8 +51,34 @@ def to_onnx(program: Any, where: str, fold: bool = True) -> ir.Model:
         ) from error
     if made is None:
         raise ModelError("torch exported nothing", where=where)
+    if not fold:
+        _leave_out_zero_biases(made.model)
     _name_batch(made.model)
     return made.model
+
+
+def _leave_out_zero_biases(model: ir.Model) -> None:
+    """Drop the zeros that the exporter writes where a convolution has no bias.
+
+    `simplify` cannot fold them (their type is that of the input), and would not see the
+    convolution before a BatchNorm.
+    """
+    for node in model.graph:
+        biased = node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) == 3
+        if biased and _zeros(node.inputs[2]):
+            node.resize_inputs(2)
+    RemoveUnusedNodesPass()(model)
+
+
+def _zeros(value: ir.Value | None) -> bool:
+    """Tell whether a value is 0, cast and expanded."""
+    for op in ("Expand", "CastLike"):
+        node = None if value is None else value.producer()
+        if node is None or node.op_type != op:
+            return False
+        value = node.inputs[0]
+    zero = None if value is None else ir.convenience.get_const_tensor(value)
+    return zero is not None and not zero.numpy().any()
 
 
 def _name_batch(model: ir.Model) -> None:
