@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -127,34 +128,55 @@ _LONG = ("train", "sensitivity", "work")
 class Progress:
     """Says on stderr what goes on: a live line on a terminal, plain lines elsewhere.
 
-    Called as `progress(stage, detail)`. In a pipe nothing is said in the first two seconds, and a
-    stage that goes on (training) says how far it is every ten seconds.
+    Called as `progress(stage, detail)`. In a pipe nothing is said in the first two seconds; what
+    goes on (training) says how far it is, and what says nothing is named again, every ten seconds.
     """
 
+    _SILENT_S = 2.0
     _EVERY_S = 10.0
+    _PULSE_S = 0.5
 
     def __init__(self, mode: str) -> None:
         self._mode = mode
         self._begin = time.monotonic()
         self._status: Any = None
-        self._last = ("", 0.0)
+        self._stage = self._text = self._said = ""
+        self._at = self._begin + self._SILENT_S - self._EVERY_S
+        self._over = threading.Event()
+        self._lock = threading.Lock()
 
     def __call__(self, stage: str, detail: str = "") -> None:
         """Say that `stage` begins."""
         text = f"{stage}: {detail}" if detail else stage
         if self._mode == "none":
             return
-        if self._mode == "auto" and sys.stderr.isatty():
+        if self._on_terminal:
             self._live(text)
-        elif self._mode == "plain" or time.monotonic() - self._begin > 2:
-            self._line(stage, text)
+            return
+        with self._lock:
+            self._stage, self._text = stage, text
+            silent = self._mode == "auto" and time.monotonic() - self._begin <= self._SILENT_S
+            if not silent and (stage != self._said or stage not in _LONG or self._due):
+                self._line()
 
-    def _line(self, stage: str, text: str) -> None:
-        now = time.monotonic()
-        before, said = self._last
-        if stage != before or now - said >= self._EVERY_S or stage not in _LONG:
-            self._last = stage, now
-            click.echo(f"[{now - self._begin:6.1f} s] {text}", err=True)
+    @property
+    def _on_terminal(self) -> bool:
+        return self._mode == "auto" and sys.stderr.isatty()
+
+    @property
+    def _due(self) -> bool:
+        return time.monotonic() - self._at >= self._EVERY_S
+
+    def _line(self) -> None:
+        self._said, self._at = self._stage, time.monotonic()
+        click.echo(f"[{self._at - self._begin:6.1f} s] {self._text}", err=True)
+
+    def _pulse(self) -> None:
+        """Name the stage again where it has been silent for long."""
+        while not self._over.wait(self._PULSE_S):
+            with self._lock:
+                if self._text and self._due:
+                    self._line()
 
     def _live(self, text: str) -> None:
         from rich.console import Console
@@ -165,8 +187,11 @@ class Progress:
         self._status.update(text)
 
     def __enter__(self) -> "Progress":
+        if self._mode != "none" and not self._on_terminal:
+            threading.Thread(target=self._pulse, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         if self._status is not None:
             self._status.stop()
