@@ -10,6 +10,7 @@ they are. The scale of a tensor is the one of least squared error on the calibra
 (TensorRT takes int8, and refuses uint8 in front of a DequantizeLinear).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -57,9 +58,7 @@ class NarrowBoundary:
             raise PassError(f"pass {self.name!r} works at a cut", hint="--cut TENSOR")
         names = [name for name in self.boundary.tensors if _wide(model, name, self.dtype)]
         if not names:
-            return model.with_notes(
-                "nothing of what crosses can be narrowed: no float of the head's"
-            )
+            return model.with_notes(*_plain(model, self.boundary.tensors))
         model = with_axes(model) if self.dtype == "int8" else model
         head = self.boundary.head(model)
         scales, notes = _scales(model, names, self.data) if self.dtype == "int8" else ({}, ())
@@ -74,9 +73,17 @@ class NarrowBoundary:
 
 
 def _wide(model: Model, name: str, dtype: str) -> bool:
-    """Tell whether a tensor is a float that a node makes, and not narrowed yet."""
-    made = name in model.graph.producer and name not in model.graph.narrowed
-    return made and model.facts[name].dtype in TAKES[dtype]
+    """Tell whether a tensor is a float that a node makes, and not yet narrowed as far."""
+    slim = model.graph.narrowed.get(name)
+    fewer = slim is None or (dtype == "int8" and "float" in model.facts[slim].dtype)
+    made = name in model.graph.producer
+    return made and fewer and model.facts[name].dtype in TAKES[dtype]
+
+
+def _plain(model: Model, names: Sequence[str]) -> list[str]:
+    """Say which floats cross as they are: the inputs, and types that are not narrowed."""
+    left = [n for n in names if n not in model.graph.narrowed and "float" in model.facts[n].dtype]
+    return [f"nothing of what crosses is narrowed: {', '.join(left)} as given"] if left else []
 
 
 def _scales(

@@ -87,7 +87,7 @@ def tolerance(artifact: Artifact, kind: str) -> float:
     Otherwise that of its backend; one that the table does not know is held to TVM's.
     """
     own = str(artifact.facts.get("selftest", kind))
-    if kind in ("fp16", "int8") or own in TOLERANCES:
+    if kind in ("fp16", "int8", "int8-fp16") or own in TOLERANCES:
         return TOLERANCES[own if own in TOLERANCES else kind]
     known = {key.removesuffix("-fp32"): value for key, value in TOLERANCES.items()}
     name = artifact.backend

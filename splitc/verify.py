@@ -31,13 +31,18 @@ TOLERANCES: Mapping[str, float] = {
     "tensorrt-fp32": 1e-3,
     "fp16": 1e-2,
     "int8": 1e-1,
+    "int8-fp16": 1e-1,
 }
 """Largest relative error by kind: what runs the halves, and how precise its floats are. TensorRT
 computes fp32 in TF32. Integers and booleans are compared exactly.
 
 Behind a QuantizeLinear the last bit of a float decides between two steps, so a kernel that is fused
 in the whole and not in a half may move an output by some steps ("int8"). Node by node, without
-fused kernels, halves of quantized networks are held to `onnxruntime-fp32` like any other."""
+fused kernels, halves of quantized networks are held to `onnxruntime-fp32` like any other, or to
+`fp16` where half floats are computed with too."""
+
+_STEPS = {"int8": "onnxruntime-fp32", "int8-fp16": "fp16"}
+"""Kind of a quantized network → the tolerance that its halves keep node by node."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,11 @@ class Report:
 
 def kind(model: "Model") -> str:
     """Return the key of `TOLERANCES` for a model whose halves onnxruntime runs."""
-    if any(node.op == "QuantizeLinear" for node in model.graph.nodes):
-        return "int8"
+    graph, facts = model.graph, model.facts
     half = ("float16", "bfloat16", "float8")
-    narrow = any(fact.dtype.startswith(half) for fact in model.facts.values())
+    narrow = any(facts[t].dtype.startswith(half) for t in graph.tensors if t in facts)
+    if any(node.op == "QuantizeLinear" for node in graph.nodes):
+        return "int8-fp16" if narrow else "int8"
     return "fp16" if narrow else "onnxruntime-fp32"
 
 
@@ -166,8 +172,8 @@ class _Selftest:
     def __init__(self, folder: Path, read: Manifest) -> None:
         test = read.selftest
         self._folder, self._read = folder, read
-        self._steps = test.kind == "int8"
-        self._tolerance = TOLERANCES["onnxruntime-fp32" if self._steps else test.kind]
+        self._steps = test.kind in _STEPS
+        self._tolerance = TOLERANCES[_STEPS.get(test.kind, test.kind)]
         types = {t.name: t.dtype for t in (*read.inputs, *read.outputs)}
         crossing = {tensor.name: tensor.dtype for tensor in read.contract.tensors}
         wanted = {tensor.name: types[tensor.name] for tensor in read.outputs}

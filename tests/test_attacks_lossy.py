@@ -18,6 +18,7 @@ from splitc.pipeline import Resources
 from splitc.request import Request
 from splitc.scope import Boundary
 from splitc.stages import quiet, recording
+from splitc.verify import kind
 from splitc.wire.form import FLOATS, form
 from tests.networks import model
 
@@ -93,7 +94,7 @@ def test_a_lossy_pass_that_changed_nothing_is_verified_like_an_exact_one(tmp_pat
     report = splitc.verify(tmp_path / "out", model=net)
     checks = {check.name: check.status for check in report.checks}
     assert checks["model output y"] == "pass"
-    assert any("nothing of what crosses" in note for note in made.plan.notes)
+    assert any("nothing of what crosses is narrowed: x" in note for note in made.plan.notes)
 
 
 @pytest.mark.parametrize("limit", ["inf", "nan", "-1"])
@@ -203,3 +204,41 @@ def test_a_gate_on_labels_is_not_judged_without_them(tmp_path: Path) -> None:
     checks = {c.name: c for c in splitc.verify(out, model=net, data=archive(tmp_path)).checks}
     assert checks["accuracy gate"].status == "not-run"
     assert "no labels" in checks["accuracy gate"].detail
+
+
+DEEP = """g (float[N, 8] x) => (float[N, 8] y)
+<float[8, 8] w = {%s}, float[8, 8] v = {%s}, float[8, 8] u = {%s}> {
+    a = MatMul(x, w)  b = Relu(a)  c = MatMul(b, v)  d = Sigmoid(c)  e = MatMul(d, u)  y = Tanh(e)
+}"""
+
+
+def deep(folder: Path) -> Any:
+    weights = np.random.default_rng(3).normal(size=(3, 64)).round(3).tolist()
+    return model(DEEP % tuple(",".join(map(str, row)) for row in weights), folder)
+
+
+def test_an_int8_head_and_a_half_float_tail_are_held_to_half_floats(tmp_path: Path) -> None:
+    net, out = deep(tmp_path), tmp_path / "out"
+    passes = 'quantize{scope = "head"}, fp16{scope = "tail"}'
+    made = splitc.compile(
+        net, output=out, cut="b", passes=passes, data=archive(tmp_path), **SCENARIO
+    )
+    assert made.ok
+    assert manifest.read(out).selftest.kind == "int8-fp16"
+    tolerances = {check.name: check.tolerance for check in made.report.checks}
+    assert (tolerances["output y"], tolerances["fused output y"]) == (1e-2, 1e-1)
+
+
+def test_weights_stored_in_half_floats_are_no_half_float_network(tmp_path: Path) -> None:
+    small = splitc.optimize(deep(tmp_path), passes="share-weights").model
+    assert kind(small) == "onnxruntime-fp32"
+    assert kind(splitc.optimize(small, passes="fp16").model) == "fp16"
+
+
+def test_an_int8_wire_in_front_of_a_half_float_tail_carries_int8(tmp_path: Path) -> None:
+    net, out = deep(tmp_path), tmp_path / "out"
+    options = {**SCENARIO, "passes": 'fp16{scope = "tail"}', "data": archive(tmp_path)}
+    made = splitc.compile(net, output=out, cut="b", wire="int8", **options)
+    assert made.ok
+    (tensor,) = manifest.read(out).contract.tensors
+    assert (tensor.dtype, made.plan.chosen.tensors) == ("int8", ("b",))

@@ -93,7 +93,7 @@ def test_a_tolerance_is_never_a_default() -> None:
 
 
 def test_the_table_of_tolerances() -> None:
-    assert sorted(TOLERANCES.values()) == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
+    assert sorted({*TOLERANCES.values()}) == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
 
 
 ROUNDED = {0: 0, 3.2e-7: 4e-7, 3e-7: 3e-7, 9.7e-6: 1e-5, 0.91: 1.0, 1e-5: 1e-5, 123: 200}
