@@ -30,7 +30,7 @@ from splitc.train import (  # noqa: E402
 from splitc.train.losses import logits  # noqa: E402
 
 pytestmark = pytest.mark.torch
-QUICK = Recipe(epochs=2, batch=16, learning_rate=0.05, loss="cross-entropy")
+QUICK = Recipe(optimizer="sgd", epochs=2, batch=16, learning_rate=0.05, loss="cross-entropy")
 
 
 def net(seed: int = 0, *, dropout: float = 0.25) -> nn.Sequential:
@@ -433,7 +433,7 @@ def test_several_inputs_and_outputs_in_order() -> None:
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((32, size)).astype(np.float32) for size in (3, 2))
     teacher, module = Two().eval(), Two()
-    plan = Recipe(loss="match", epochs=80, batch=8, learning_rate=0.1)
+    plan = Recipe("sgd", loss="match", epochs=80, batch=8, learning_rate=0.1)
     fit(module, Dataset({"a": a, "b": b}), plan, teacher=teacher)
     for one, other in zip(module.parameters(), teacher.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-2)
@@ -446,7 +446,8 @@ NEEDS: dict[str, tuple[dict[str, Any], Dataset, str]] = {
     "no teacher": ({"loss": "distill"}, shapes(), "needs a network to learn from"),
     "nobody to match": ({"loss": "match"}, shapes(), "needs a network to learn from"),
     "it diverges": (
-        {"loss": "cross-entropy", "learning_rate": 1e5, "epochs": 9}, shapes(), "diverges"),
+        {"loss": "cross-entropy", "optimizer": "sgd", "learning_rate": 1e5, "epochs": 9},
+        shapes(), "diverges"),
 }  # fmt: skip
 
 
@@ -525,8 +526,8 @@ def test_the_schedule_and_the_decay_reach_the_optimizer() -> None:
             return x.mean() + 0 * (self.weight.sum() + self.bias.sum())
 
     module = Rates()
-    plan = Recipe(learning_rate=0.5, weight_decay=0.1, momentum=0, schedule="cosine", epochs=2,
-        batch=72)  # fmt: skip
+    plan = Recipe(optimizer="sgd", learning_rate=0.5, weight_decay=0.1, momentum=0,
+        schedule="cosine", epochs=2, batch=72)  # fmt: skip
     fit(module, shapes(), plan, loss=lambda outputs, teacher, labels: outputs[0])
     assert float(module.weight.detach()) == pytest.approx((1 - 0.05) * (1 - 0.025), rel=1e-6)
     assert float(module.bias.detach()) == 1
@@ -577,7 +578,7 @@ def test_a_recipe_that_cannot_be_read(tmp_path: Path, text: str, reason: str) ->
 
 
 def test_no_recipe_there(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="cannot read the recipe"):
+    with pytest.raises(RequestError, match="cannot read the recipe: No such file"):
         recipe(tmp_path / "none.toml")
 
 

@@ -29,10 +29,11 @@ class Recipe:
     through the data. `batch`: samples a step, at most. `loss`: 'cross-entropy' with the labels,
     'distill' from the original network (and the labels, if any), 'match' its outputs.
     `freeze`: patterns (``*``, ``?``) of parameter or initializer names that stay as they are.
+    The defaults are gentle: a network whose BatchNorms are folded diverges at larger steps.
     """
 
-    optimizer: str = "sgd"
-    learning_rate: float = 0.01
+    optimizer: str = "adam"
+    learning_rate: float = 1e-4
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: str = "cosine"
@@ -110,7 +111,10 @@ def recipe(source: str | Path | Mapping[str, Any]) -> Recipe:
         return _made(source, "")
     try:
         table = tomllib.loads(Path(source).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        text = f"cannot read the recipe: {error.strerror or error}"
+        raise RequestError(text, where=str(source)) from error
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"cannot read the recipe: {error}", where=str(source)) from error
     return _made(table, str(source))
 
