@@ -173,7 +173,7 @@ def load(path: str | Path, model: Model, preprocess: str | None = None) -> Datas
     else:
         arrays, labels = _archive(path, model)
     infos = {info.name: info for info in model.inputs}
-    _check_names(arrays, infos, path.name)
+    _check_names(arrays, infos, path.name, () if path.is_dir() else (LABELS,))
     along = _along(model)
     fitted = {n: _fitted(arrays[n], infos[n], n in along, path.name) for n in infos}
     return Dataset(fitted, labels, path.name)
@@ -197,6 +197,8 @@ def _unpacked(path: Path) -> dict[str, NDArray[Any]]:
         raise RequestError(f"there is no file {path.name!r}", where=str(path)) from error
     except _DAMAGE as error:
         text = " ".join(str(error).split())[:200]
+        if isinstance(error, ValueError) and not zipfile.is_zipfile(path):
+            text = "this is no .npz archive"
         raise RequestError(f"cannot read the data: {text}", where=str(path), hint=hint) from error
 
 
@@ -280,9 +282,14 @@ def _labels(texts: list[str]) -> NDArray[Any]:
     return np.array(texts)
 
 
-def _check_names(arrays: Mapping[str, object], infos: Mapping[str, TensorInfo], where: str) -> None:
+def _check_names(
+    arrays: Mapping[str, object],
+    infos: Mapping[str, TensorInfo],
+    where: str,
+    more: Sequence[str] = (),
+) -> None:
     for name in sorted(arrays.keys() - infos.keys()):
-        hint = did_you_mean(name, (infos.keys() - arrays.keys()) or infos)
+        hint = did_you_mean(name, {*((infos.keys() - arrays.keys()) or infos), *more})
         raise RequestError(f"the network has no input {name!r}", where=where, hint=hint)
     for name, info in infos.items():
         if name not in arrays:

@@ -177,8 +177,9 @@ def _options(text: str, at: int, where: str) -> tuple[dict[str, Any], int]:
             table: dict[str, Any] = tomllib.loads(f"options = {text[at : end + 1]}")["options"]
             return table, end + 1
         except (ValueError, RecursionError) as error:
-            reason = str(error)
-    raise PassError(f"cannot read options: {reason}", where=where)
+            reason = str(error).partition(" (at line")[0]
+    hint = 'options are TOML: {mixed = true, ratio = 0.3, scope = "head"}'
+    raise PassError(f"cannot read options: {reason}", where=where, hint=hint)
 
 
 def _build(name: str, options: Mapping[str, Any], where: str) -> Pass:

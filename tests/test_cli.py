@@ -62,7 +62,9 @@ def test_inspect(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["totals"]["weight_bytes"] == 4 * (216 + 80)
     assert found["refused"] == {}
     assert found == json.loads(json.dumps(splitc.inspect(model).to_json()))
-    assert "3,456" in printed(capsys, "inspect", model)
+    shown = printed(capsys, "inspect", model)
+    assert "3,456" in shown
+    assert "input image: float32[batch, 3, 16, 16]\noutput logits: float32[batch, 10]\n" in shown
 
 
 def test_cuts(model: str, capsys: pytest.CaptureFixture[str]) -> None:

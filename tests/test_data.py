@@ -87,6 +87,8 @@ def test_casts(tmp_path: Path, kind: str, given: NDArray[Any], wanted: NDArray[A
 
 WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "another name": (IMAGE, {"y": X}, "the network has no input 'y'"),
+    "labels by another name": (
+        IMAGE, {"x": X, "labels": np.arange(7)}, "did you mean 'label'?"),
     "a near name": (TWO, {"a": np.ones((2, 2)), "bb": np.ones((2, 3))}, "did you mean 'b'?"),
     "one missing": (TWO, {"a": np.ones((2, 2))}, "b = … (int64[N, 3])"),
     "another size": (

@@ -41,7 +41,7 @@ def inspect(model: str, as_json: bool, max_size: str, **options: Any) -> None:
 
 
 def show_inspection(found: "Inspection") -> None:
-    """Print a row for each node, then the totals."""
+    """Print the interface, a row for each node, then the totals."""
     rows = [
         (
             n.id,
@@ -54,6 +54,10 @@ def show_inspection(found: "Inspection") -> None:
         for n in found.nodes
     ]
     columns = ("node", "operator", "output", ">MACs", ">weight bytes", ">activation bytes")
+    for kind, tensors in (("input", found.inputs), ("output", found.outputs)):
+        for one in tensors:
+            sizes = ", ".join(map(str, one["shape"]))
+            click.echo(f"{kind} {one['name']}: {one['dtype']}[{sizes}]")
     table("", columns, rows)
     total = found.to_json()["totals"]
     click.echo("  ".join(f"{key} {value:,}" for key, value in total.items()))
@@ -137,13 +141,17 @@ def optimize(
 
 
 def show_optimized(made: "Optimized") -> None:
-    """Print sizes before and after, what the passes cost, and where the result is."""
+    """Print sizes and the metric before and after, and where the result is."""
     rows = []
     for name in made.before.__dataclass_fields__:
         old, new = getattr(made.before, name), getattr(made.after, name)
         shown = (f"{old:.1%}", f"{new:.1%}") if isinstance(old, float) else (f"{old:,}", f"{new:,}")
         share = f"{new / old:.2f} x" if old and name != "int8_mac_share" else ""
         rows.append((name.replace("_", " "), *shown, share))
+    if judged := made.verdict:
+        drawn = "random " if judged.random else ""
+        what = f"{judged.metric}, {judged.samples} {drawn}samples"
+        rows.append((what, f"{judged.before:.4g}", f"{judged.after:.4g}", ""))
     table("", ("", ">before", ">after", ">"), rows)
     if made.broken_by:
         click.echo(f"pass {made.broken_by!r} breaks the accuracy gate: nothing was written")
