@@ -139,7 +139,10 @@ def _text(path: str | Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-_NO_COSTS = ("head", "tail", "link", "objective", "wire", "input_codec", "strict")
+_NO_COSTS = (
+    *("head", "tail", "link", "objective", "wire", "input_codec", "strict"),
+    *("passes", "data", "eval", "preprocess", "metric", "max_drop", "train"),
+)
 """Options that mean nothing beside `costs`, which are seconds and bytes already."""
 
 

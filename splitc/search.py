@@ -8,6 +8,7 @@ For each choice of precisions the largest ratio that holds is found by bisection
 to grow with the ratio. Candidates are not trained; the winner is, if there is a recipe.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -40,8 +41,12 @@ class Trial:
     why: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return {"passes", "drop", "ok", "bops"} and, where it cannot be made, "why"."""
-        made = {"passes": pipeline.text(self.passes), "drop": self.drop, "ok": self.ok}
+        """Return {"passes", "drop", "ok", "bops"} and, where it cannot be made, "why".
+
+        A drop that is no number, as a metric of the user's may give, is null.
+        """
+        drop = self.drop if self.drop is not None and math.isfinite(self.drop) else None
+        made = {"passes": pipeline.text(self.passes), "drop": drop, "ok": self.ok}
         return {**made, "bops": self.bops, **({"why": self.why} if self.why else {})}
 
 

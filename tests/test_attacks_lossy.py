@@ -242,3 +242,14 @@ def test_an_int8_wire_in_front_of_a_half_float_tail_carries_int8(tmp_path: Path)
     assert made.ok
     (tensor,) = manifest.read(out).contract.tensors
     assert (tensor.dtype, made.plan.chosen.tensors) == ("int8", ("b",))
+
+
+def test_a_candidate_whose_drop_is_no_number_is_json(tmp_path: Path) -> None:
+    trial = search.Trial(pipeline.parse("fp16"), float("nan"), False, 1.0)
+    assert json.loads(json.dumps(trial.to_json(), allow_nan=False))["drop"] is None
+
+
+@pytest.mark.parametrize("more", [{"passes": "fp16"}, {"data": "x.npz"}, {"max_drop": 1.0}])
+def test_given_costs_leave_no_room_for_passes(tmp_path: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="--costs plans without"):
+        splitc.plan(model(CHAIN, tmp_path), costs={}, rate="1Mbit/s", **more)
