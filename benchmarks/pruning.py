@@ -6,7 +6,7 @@ flipped and shifted. Top-1 is of the 2,000 test images, paired with the original
 images. Latency: onnxruntime and TVM at 1 thread, pruned and original interleaved in one process,
 medians. The training runs in bfloat16 (autocast, weights in float32) where the processor has it.
 `--folder` keeps checkpoints and results; `--measure` only measures what lies there. `--kind
-blocks` leaves out whole residual blocks instead, which cannot be refitted.
+blocks` leaves out whole residual blocks instead. `--ways` compares ways to prune, untrained.
 """
 
 import argparse
@@ -46,6 +46,14 @@ RECIPE = {"optimizer": "adam", "learning_rate": 1e-4, "schedule": "one-cycle", "
 CALIBRATION, TRAINING = 1024, 50_000
 ROUNDS = 300
 STAGES = ("refitted", "trained")
+WAYS: tuple[dict[str, Any], ...] = (
+    {"importance": "energy"},
+    {"importance": "taylor"},
+    {"importance": "magnitude"},
+    {"importance": "energy", "globally": False},
+    {"importance": "energy", "round_to": 4},
+    {"importance": "energy", "kind": "blocks"},
+)
 
 
 class Narrow(nn.Module):
@@ -96,6 +104,18 @@ def train(model: Model, kind: str, images: int, resume: bool, folder: Path) -> N
     log(f"trained on {wanted.epochs * count} images in {time.monotonic() - begun:.0f} s")
     small.to(memory_format=torch.contiguous_format)
     write_back(base, small, tolerance=TOLERANCE).save(folder / "trained.onnx")
+
+
+def ways(model: Model) -> None:
+    """Print top-1 at half the MACs, with and without repair, for each way to choose."""
+    name = model.graph.inputs[0]
+    data = _cifar.cifar10("train", name, CALIBRATION // 2)
+    test = _cifar.cifar10("test2000", name)
+    for options in WAYS:
+        for repair in (False, True):
+            made = Prune(ratio=0.5, repair=repair, data=data, **options).run(model)
+            verdict = compared(model, made, test)
+            print(f"{options} repair {repair}: {verdict['after']:.2f} ± {verdict['stderr']:.2f}")
 
 
 def share(model: Model, of: Model) -> float:
@@ -177,12 +197,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--kind", choices=("channels", "blocks"), default="channels")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--ways", action="store_true")
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("build/pruning"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     model = splitc.load(_cifar.SHARED / "models" / f"{NETWORK}.onnx")
+    if args.ways:
+        ways(model)
+        return
     if not args.measure:
         train(model, args.kind, args.images, args.resume, args.folder)
     rows = measured(model, args.folder)

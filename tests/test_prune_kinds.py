@@ -24,6 +24,7 @@ from splitc.passes.prune import Prune  # noqa: E402
 from splitc.pruning.blocks import blocks  # noqa: E402
 from splitc.pruning.calibration import calibration  # noqa: E402
 from splitc.pruning.groups import groups  # noqa: E402
+from splitc.pruning.heads import with_heads  # noqa: E402
 from splitc.pruning.repair import refit, repair  # noqa: E402
 from splitc.scope import Boundary  # noqa: E402
 from splitc.split import split  # noqa: E402
@@ -324,3 +325,30 @@ def test_a_shortcut_takes_errors_back(resnet: Model) -> None:
         plain = lift(resnet)
         plain.get_parameter("w16.weight").mul_(1.1)
         assert float((got - want).norm()) < 0.8 * float((plain(batch) - want).norm())
+
+
+def test_sizes_of_heads_are_written_down(tmp_path: Path) -> None:
+    text = """net (float[N,3,8] x) => (float[N,3,4,2] y)
+        <int64[1] three = {3}, int64[1] four = {4}, int64[1] rest = {-1}, int64[1] at = {0}>
+        { s = Shape(x) n = Gather(s, at) t = Concat<axis = 0>(n, three, four, rest)
+          y = Reshape<allowzero = 1>(x, t) }"""
+    before = networks.model(text, tmp_path)
+    after = with_heads(before)
+    assert weights(after) == {"y_sizes": [0, 3, 4, 2]}
+    assert "allowzero" not in after.nodes["y"].attributes
+    x = {"x": np.random.default_rng(0).standard_normal((2, 3, 8)).astype(np.float32)}
+    assert np.array_equal(evaluate(after, x)["y"], evaluate(before, x)["y"])
+
+
+def test_layers_behind_a_missing_block_take_over(shared: Path) -> None:
+    model = splitc.load(shared / "models" / "cifar10_resnet20_jpegft.onnx")
+    x = np.random.default_rng(0).standard_normal((48, 3, 32, 32)).astype(np.float32)
+    data = Dataset({model.graph.inputs[0]: x})
+    plain = Prune(ratio=0.2, kind="blocks", repair=False, data=data).run(model)
+    refitted = Prune(ratio=0.2, kind="blocks", data=data).run(model)
+    assert list(plain.nodes) == list(refitted.nodes)
+    feeds = {model.graph.inputs[0]: x}
+    want, bad, better = (
+        evaluate(one, feeds)[model.graph.outputs[0]] for one in (model, plain, refitted)
+    )
+    assert np.linalg.norm(better - want) < 0.5 * np.linalg.norm(bad - want)

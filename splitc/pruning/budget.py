@@ -19,6 +19,7 @@ Scores = Mapping[str, NDArray[np.float64]]
 """Group name → a number for each channel: what the network loses with it."""
 
 _MISSED = 0.02
+_NEAR, _LATER = 0.003, 200
 _FLOOR = 0.1
 """A group keeps at least this share of its channels, and one."""
 
@@ -170,10 +171,10 @@ def choose(
     order = _ranked(of, scores) if globally else _evenly(of)
     floors = {g.name: floor(g.width) for g in of.groups} if least is None else least
 
-    def taken(steps: int) -> dict[str, Channels]:
-        return _taken(of, scores, order[:steps], floors, round_to)
+    def taken(steps: Sequence[str]) -> dict[str, Channels]:
+        return _taken(of, scores, steps, floors, round_to)
 
-    most = _share(of, taken(len(order)))
+    most = _share(of, taken(order))
     if most < ratio - _MISSED:
         raise PassError(
             f"at most {most:.1%} can be pruned away here, not {ratio:.1%}",
@@ -182,8 +183,29 @@ def choose(
     low, high = 0, len(order)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _share(of, taken(middle)) >= ratio else (middle, high)
-    return min((taken(low), taken(high)), key=lambda chosen: abs(_share(of, chosen) - ratio))
+        low, high = (low, middle) if _share(of, taken(order[:middle])) >= ratio else (middle, high)
+    above = taken(order[:high])
+    if _share(of, above) - ratio < _NEAR:
+        return above
+    below = _filled(of, ratio, taken, low, order)
+    return min((below, above), key=lambda chosen: abs(_share(of, chosen) - ratio))
+
+
+def _filled(
+    of: Budget,
+    ratio: float,
+    taken: Callable[[Sequence[str]], dict[str, Channels]],
+    low: int,
+    order: Sequence[str],
+) -> dict[str, Channels]:
+    """Return what is gone after `low` steps, and after later steps that still fit the ratio."""
+    steps = list(order[:low])
+    for name in order[low + 1 : low + 1 + _LATER]:
+        if ratio - _share(of, taken(steps)) < _NEAR:
+            break
+        if _share(of, taken([*steps, name])) <= ratio:
+            steps.append(name)
+    return taken(steps)
 
 
 def floor(width: int) -> int:

@@ -30,7 +30,7 @@ Channels = NDArray[np.intp]
 Removed = Mapping[str, Channels]
 """Group name → channels that go, in ascending order."""
 
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,16 +94,25 @@ def groups(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Group, .
 def tried(
     module: fx.GraphModule, candidates: Sequence[Group], inputs: tuple[Tensor, ...]
 ) -> tuple[Group, ...]:
-    """Return those of the groups without whose channels the module computes what it should."""
-    off = _shared(module) | _grouped(module)
+    """Return those of the groups without whose channels the module computes what it should.
+
+    Each alone, and all together: of groups that do not get on, the later ones stay.
+    """
+    off = _shared(module) | _grouped(module) | _recurrent(module)
     with torch.no_grad():
         want = outputs(module, inputs)
-        return tuple(
+        found = [
             group
             for group in candidates
             if not off & {part.module for part in group.parts}
-            and _holds(module, group, inputs, want)
-        )
+            and _hold(module, [group], inputs, want)
+        ]
+        if len(found) > 1 and not _hold(module, found, inputs, want):
+            candidates, found = found, []
+            for group in candidates:
+                if _hold(module, [*found, group], inputs, want):
+                    found.append(group)
+    return tuple(found)
 
 
 def dependencies(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> "DependencyGraph":
@@ -185,15 +194,22 @@ def _grouped(module: nn.Module) -> set[str]:
     }
 
 
-def _holds(
-    module: nn.Module, group: Group, inputs: tuple[Tensor, ...], want: Sequence[Tensor]
+def _recurrent(module: nn.Module) -> set[str]:
+    """Return the recurrent layers: their gates share widths in ways that no group says."""
+    return {name for name, layer in module.named_modules() if isinstance(layer, nn.RNNBase)}
+
+
+def _hold(
+    module: nn.Module, of: Sequence[Group], inputs: tuple[Tensor, ...], want: Sequence[Tensor]
 ) -> bool:
-    """Try the group: whether without half of its channels it is as if nobody read them."""
-    order = np.random.default_rng(0).permutation(group.width)
-    gone = np.sort(order[: group.width // 2])
-    if not gone.size or not group.readers or not group.makers:
-        return False
-    return not differs(module, [group], {group.name: gone}, inputs, want)
+    """Try groups: whether without half of their channels it is as if nobody read them."""
+    removed = {}
+    for place, group in enumerate(of):
+        order = np.random.default_rng(place).permutation(group.width)
+        removed[group.name] = np.sort(order[: group.width // 2])
+        if not removed[group.name].size or not group.readers or not group.makers:
+            return False
+    return not differs(module, of, removed, inputs, want)
 
 
 def differs(

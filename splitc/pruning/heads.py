@@ -59,6 +59,7 @@ def with_heads(model: Model) -> Model:
             if name not in copy.ir.graph.initializers:
                 copy.ir.graph.register_initializer(value)
                 node.replace_input_with(1, value)
+                node.attributes.pop("allowzero", None)
     RemoveUnusedNodesPass()(copy.ir)
     infer(copy.ir)
     return replace(copy)
