@@ -89,7 +89,8 @@ class OrtSession:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        options.add_session_config_entry(*narrow.EXACT_INT8)
+        if narrow.saturates():
+            options.add_session_config_entry(*narrow.EXACT_INT8)
         if not optimize:
             off = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.graph_optimization_level = off

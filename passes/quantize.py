@@ -166,8 +166,11 @@ class Quantize:
         if self.max_drop is not None:
             data = self.evaluation or job.data
             gate = Gate(job.model, data, self.metric or metric(None, data))
-            checks.append(lambda made: gate.judge(made, self.max_drop).ok)
-            names.append(f"{gate.metric.name} drops by at most {self.max_drop:g} on {len(data)}")
+            checks.append(lambda made: gate.judge(made, self.max_drop).clear)
+            names.append(
+                f"{gate.metric.name} drops by at most {self.max_drop:g}, less one standard error, "
+                f"on {len(data)}"
+            )
         return lambda made: all(check(made) for check in checks), " and ".join(names)
 
     def _summary(self, job: Int8, made: Model, kept: Set[str]) -> str:

@@ -17,6 +17,7 @@ from splitc.accuracy import (
     Gate,
     Results,
     Top1,
+    Verdict,
     judge,
     measure,
     metric,
@@ -376,3 +377,21 @@ def test_keywords_score_as_published(shared: Path) -> None:
     assert verdict.interval is not None
     assert verdict.interval[0] < verdict.drop < verdict.interval[1]
     assert 5 < (verdict.snr_db or 0) < 30
+
+
+CLEAR = {
+    "far within": (0.2, (-0.6, 1.0), 1.0, True),
+    "within, but no error away": (0.8, (0.0, 1.6), 1.0, False),
+    "beyond": (1.2, (1.1, 1.3), 1.0, False),
+    "nothing lost, few samples": (0.0, (-9.0, 9.0), 1.0, True),
+    "no interval": (0.9, None, 1.0, True),
+    "nothing asked": (50.0, (40.0, 60.0), None, True),
+}
+
+
+@pytest.mark.parametrize(("drop", "interval", "limit", "clear"), CLEAR.values(), ids=CLEAR)
+def test_clear_keeps_one_standard_error_away(
+    drop: float, interval: tuple[float, float] | None, limit: float | None, clear: bool
+) -> None:
+    verdict = Verdict("top1", 90.0, 90.0 - drop, drop, interval, "", 100, None, limit)
+    assert verdict.clear is clear

@@ -58,6 +58,19 @@ class Verdict:
         """Whether the drop is within `max_drop`; without one, nothing is asked."""
         return self.max_drop is None or round(self.drop, 9) <= self.max_drop
 
+    @property
+    def clear(self) -> bool:
+        """Whether the drop keeps one standard error away from `max_drop`: for those who choose.
+
+        What is chosen to be just within a limit on some samples is beyond it on half of all others.
+        A drop of 0 or less is always clear: few samples must not forbid everything.
+        """
+        if self.max_drop is None:
+            return True
+        low, high = self.interval or (0.0, 0.0)
+        error = (high - low) / (2 * 1.96)
+        return round(self.drop, 9) <= max(self.max_drop - error, 0.0)
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields and `ok`, which is null where nothing was asked.
 
