@@ -191,10 +191,21 @@ def _build(name: str, options: Mapping[str, Any], where: str) -> Pass:
     for option in sorted(options.keys() - fields):
         hint = did_you_mean(option, fields) if fields else f"{name!r} takes no options"
         raise PassError(f"{name!r} has no option {option!r}", where=where, hint=hint)
+    for option, value in options.items():
+        if wanted := _misfit(value, next(f for f in dataclasses.fields(made) if f.name == option)):
+            raise PassError(f"{name!r}: {option} = {value!r} is not {wanted}", where=where)
     try:
         return made(**options)
     except (TypeError, ValueError) as error:
         raise PassError(f"{name!r}: {error}", where=where) from error
+
+
+def _misfit(value: object, field: "dataclasses.Field[Any]") -> str:
+    """Say what kind of value an option takes, by its default, where `value` is of another kind."""
+    kinds = {bool: "true or false", str: "text", int: "a number", float: "a number"}
+    usual = type(field.default)
+    numbers = usual in (int, float) and type(value) in (int, float)
+    return "" if usual not in kinds or numbers or type(value) is usual else kinds[usual]
 
 
 def run(

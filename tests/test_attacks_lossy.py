@@ -12,7 +12,7 @@ from splitc import cost, manifest, pipeline, search
 from splitc.cli import main
 from splitc.cuts import cuts, resolve
 from splitc.data import Dataset
-from splitc.errors import RequestError, WireError
+from splitc.errors import PassError, RequestError, WireError
 from splitc.passes import narrow_boundary
 from splitc.pipeline import Resources
 from splitc.request import Request
@@ -253,3 +253,12 @@ def test_a_candidate_whose_drop_is_no_number_is_json(tmp_path: Path) -> None:
 def test_given_costs_leave_no_room_for_passes(tmp_path: Path, more: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match="--costs plans without"):
         splitc.plan(model(CHAIN, tmp_path), costs={}, rate="1Mbit/s", **more)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['simplify{fuse_batch_norm = "no"}', "quantize{scope = 3}", "share-weights{bits = true}"],
+)
+def test_an_option_of_another_kind_is_refused(text: str) -> None:
+    with pytest.raises(PassError, match="is not"):
+        pipeline.parse(text)
