@@ -262,7 +262,9 @@ def test_profiles_are_printed_with_their_sources(
 
 def test_passes_and_backends(capsys: pytest.CaptureFixture[str]) -> None:
     passes = json.loads(printed(capsys, "passes", "--json"))["passes"]
-    assert "simplify" in {row["name"] for row in passes}
+    (quantize,) = (row for row in passes if row["name"] == "quantize")
+    assert (quantize["options"]["mixed"], quantize["options"]["nodes"]) == (False, [])
+    assert "bias_correction = true, mixed = false" in " ".join(printed(capsys, "passes").split())
     backends = json.loads(printed(capsys, "backends", "--json"))["backends"]
     assert {"name": "onnxruntime", "available": True, "reason": "", "hint": ""} in backends
 

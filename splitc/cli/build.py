@@ -45,7 +45,12 @@ request_options = stacked(
         metavar="auto|@input|@output|TENSOR[,TENSOR…]|@plan.json",
         help="Where to cut.",
     ),
-    click.option("--passes", default="simplify", show_default=True, help='Pipeline; "" for none.'),
+    click.option(
+        "--passes",
+        default="simplify",
+        show_default=True,
+        help="Pipeline; \"\" for none. See 'splitc passes'.",
+    ),
     click.option(
         "--head-backend", default="onnxruntime", show_default=True, help="What compiles the head."
     ),

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 )
 @click.argument("bundle")
 @click.option("--model", metavar="MODEL", help="Compare with the original, too.")
-@click.option("--data", metavar="FILE.npz", help="Inputs to compare on (needs --model).")
+@click.option(
+    "--data",
+    metavar="FILE.npz",
+    help="Inputs to compare on; with labels, lossy passes are judged again (needs --model).",
+)
 @click.option("--side", type=click.Choice(["head", "tail"]), help="Check one side alone.")
 @click.option("--compiled", is_flag=True, help="Load machine code too: it runs as you.")
 @json_option

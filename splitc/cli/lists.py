@@ -92,13 +92,13 @@ def passes(as_json: bool) -> None:
     from splitc import pipeline
     from splitc.errors import SplitcError
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, found in pipeline.known().items():
         if isinstance(found, SplitcError):
             rows.append({"name": name, "available": False, "reason": str(found.args[0])})
             continue
         known = {field.name: field for field in dataclasses.fields(found)}
-        options = {name: str(known[name].default) for name in pipeline.settable(found)}
+        options = {name: _default(known[name]) for name in pipeline.settable(found)}
         about = (found.__doc__ or "").strip().splitlines()[0]
         rows.append(
             {
@@ -110,17 +110,27 @@ def passes(as_json: bool) -> None:
             }
         )
     if as_json:
-        return click.echo(json.dumps({"passes": rows}))
+        return click.echo(json.dumps({"passes": rows}, default=str))
     cells = [
         (
             r["name"],
             "exact" if r.get("exact") else "lossy",
-            r.get("options") or "",
+            ", ".join(_typed(*option) for option in r.get("options", {}).items()),
             r.get("about", r.get("reason")),
         )
         for r in rows
     ]
     return table("", ("pass", "", "options", "what"), cells)
+
+
+def _default(option: "dataclasses.Field[Any]") -> Any:
+    """Return the value that an option has where it is not given; None if there is none."""
+    return None if option.default is dataclasses.MISSING else option.default
+
+
+def _typed(name: str, value: object) -> str:
+    """Return an option at its default as `--passes` reads it."""
+    return name if value is None else f"{name} = {json.dumps(value, default=str)}"
 
 
 @click.command(epilog=example("splitc profile -o here.toml"))

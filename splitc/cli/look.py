@@ -97,10 +97,16 @@ def show_cuts(found: "CutList") -> None:
         "splitc optimize net.onnx --passes simplify -o small.onnx --print-after simplify",
         "splitc optimize net.onnx --passes 'quantize{mixed = true}' --data calib.npz "
         "--eval eval.npz --max-drop 1.0 -o int8.onnx",
+        "splitc optimize net.onnx --passes 'prune{ratio = 0.5}' --data train.npz "
+        "--eval eval.npz --train recipe.toml -o half.onnx",
     )
 )
 @model_argument
-@click.option("--passes", required=True, help="Pipeline, such as 'simplify, prune{ratio = 0.3}'.")
+@click.option(
+    "--passes",
+    required=True,
+    help="Pipeline, such as 'simplify, prune{ratio = 0.3}'; see 'splitc passes'.",
+)
 @click.option("-o", "--output", required=True, help="ONNX file to write.")
 @click.option("--cut", help="Where to cut, for passes that work on one side.")
 @stacked(*data_options)

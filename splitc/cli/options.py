@@ -55,7 +55,11 @@ data_options = (
     click.option(
         "--max-drop", type=float, help="Exit 3 when lossy passes cost more of the metric (points)."
     ),
-    click.option("--train", metavar="RECIPE.TOML", help="How passes that train do it."),
+    click.option(
+        "--train",
+        metavar="RECIPE.TOML",
+        help="For prune and low-rank: optimizer, learning_rate, epochs, … (all have defaults).",
+    ),
 )
 resume_option = click.option("--resume", is_flag=True, help="Take up interrupted training.")
 
