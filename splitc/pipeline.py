@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from splitc import plugins
 from splitc.errors import ModelError, PassError, SplitcError, did_you_mean
-from splitc.model import Model
+from splitc.model import Model, identity
 from splitc.scope import HEAD, TAIL
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from splitc.accuracy import Metric
     from splitc.backend import Target
     from splitc.data import Dataset
@@ -246,12 +248,27 @@ def _check(step: Pass, before: Model, after: Model) -> None:
 
 
 def _unpinned(model: Model, count: int) -> Model:
-    """Take back the temporary outputs, and nodes that only they had a use for."""
+    """Take back the temporary outputs, and nodes that only they had a use for.
+
+    Where such a node only cast what others read (half floats), that gets the pinned name.
+    """
     copy = model.clone()
     graph = copy.ir.graph
     while len(graph.outputs) > count:
-        maker = graph.outputs.pop().producer()
+        pinned = graph.outputs.pop()
+        maker = pinned.producer()
         kept = maker is None or any(t.uses() or t.is_graph_output() for t in maker.outputs)
         if maker is not None and not kept:
+            twin = maker.inputs[0] if maker.op_type == "Cast" else None
             graph.remove(maker, safe=True)
+            if twin is not None and twin.uses() and twin.name not in model.cuttable:
+                _renamed(twin, str(pinned.name))
     return copy
+
+
+def _renamed(value: "ir.Value", name: str) -> None:
+    """Give a tensor that a node makes, and is no output, another name."""
+    producer = value.producer()
+    if producer is not None and not value.is_graph_output():
+        value.name = name
+        producer.name = identity(producer)

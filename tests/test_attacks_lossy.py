@@ -262,3 +262,17 @@ def test_given_costs_leave_no_room_for_passes(tmp_path: Path, more: dict[str, An
 def test_an_option_of_another_kind_is_refused(text: str) -> None:
     with pytest.raises(PassError, match="is not"):
         pipeline.parse(text)
+
+
+@pytest.mark.parametrize("wire", ["raw", "int8", "fp16"])
+@pytest.mark.parametrize("cut", ["a", "b", "d"])
+def test_a_half_float_network_is_cut_where_the_user_says(
+    tmp_path: Path, cut: str, wire: str
+) -> None:
+    net, out = deep(tmp_path), tmp_path / "out"
+    options = {**SCENARIO, "passes": "fp16", "data": archive(tmp_path)}
+    made = splitc.compile(net, output=out, cut=cut, wire=wire, **options)
+    assert made.ok
+    assert made.plan.chosen.tensors == (cut,)
+    (tensor,) = manifest.read(out).contract.tensors
+    assert (tensor.name, tensor.dtype) == (cut, "float16")
