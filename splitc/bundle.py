@@ -251,11 +251,11 @@ def _artifact(folder: Path, side: str, made: "Artifact") -> ArtifactRecord:
 
 
 def _selftest(folder: Path, parts: Parts) -> Selftest:
-    from splitc.verify import TOLERANCES, kind
+    from splitc.verify import STEPS, TOLERANCES, kind
 
     boundary = [tensor.name for tensor in parts.split.boundary]
     right = kind(parts.model)
-    recorded = selftest.record(parts.model, boundary, optimize=right != "int8")
+    recorded = selftest.record(parts.model, boundary, optimize=right not in STEPS)
     names = ("inputs", "boundary", "outputs")
     paths = {name: f"{selftest.FOLDER}/{name}.npz" for name in names}
     (folder / selftest.FOLDER).mkdir()

@@ -41,7 +41,7 @@ in the whole and not in a half may move an output by some steps ("int8"). Node b
 fused kernels, halves of quantized networks are held to `onnxruntime-fp32` like any other, or to
 `fp16` where half floats are computed with too."""
 
-_STEPS = {"int8": "onnxruntime-fp32", "int8-fp16": "fp16"}
+STEPS = {"int8": "onnxruntime-fp32", "int8-fp16": "fp16"}
 """Kind of a quantized network → the tolerance that its halves keep node by node."""
 
 
@@ -172,8 +172,8 @@ class _Selftest:
     def __init__(self, folder: Path, read: Manifest) -> None:
         test = read.selftest
         self._folder, self._read = folder, read
-        self._steps = test.kind in _STEPS
-        self._tolerance = TOLERANCES[_STEPS.get(test.kind, test.kind)]
+        self._steps = test.kind in STEPS
+        self._tolerance = TOLERANCES[STEPS.get(test.kind, test.kind)]
         types = {t.name: t.dtype for t in (*read.inputs, *read.outputs)}
         crossing = {tensor.name: tensor.dtype for tensor in read.contract.tensors}
         wanted = {tensor.name: types[tensor.name] for tensor in read.outputs}

@@ -229,6 +229,18 @@ def test_an_int8_head_and_a_half_float_tail_are_held_to_half_floats(tmp_path: Pa
     assert (tolerances["output y"], tolerances["fused output y"]) == (1e-2, 1e-1)
 
 
+def test_a_network_of_int8_and_half_floats_is_recorded_node_by_node(
+    tmp_path: Path, shared: Path
+) -> None:
+    net = splitc.load(shared / "models/cifar10_resnet8_mlperf.onnx")
+    x = np.random.default_rng(0).uniform(0, 255, (8, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", input=x)
+    passes = 'quantize{scope = "head"}, fp16{scope = "tail"}, narrow-boundary'
+    options = {**SCENARIO, "passes": passes, "data": str(tmp_path / "data.npz")}
+    made = splitc.compile(net, output=tmp_path / "out", cut="t6_relu", **options)
+    assert made.ok, [check for check in made.report.checks if check.status == "fail"]
+
+
 def test_weights_stored_in_half_floats_are_no_half_float_network(tmp_path: Path) -> None:
     small = splitc.optimize(deep(tmp_path), passes="share-weights").model
     assert kind(small) == "onnxruntime-fp32"
