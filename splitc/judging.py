@@ -107,11 +107,13 @@ class Judge:
 
     def _doubts(self) -> list[str]:
         given, count = self.resources, len(self._samples)
+        lines = []
+        if given.data is not None and given.evaluation in (None, given.data):
+            lines.append("judged on the calibration data: --eval FILE judges on others")
         if given.evaluation is not None and self.split:
-            return [f"tuned on {len(given.evaluation) - count} samples, judged on {count} others"]
-        if given.evaluation is None and given.data is not None:
-            return ["judged on the calibration data: --eval FILE judges on others"]
-        return []
+            tuned = len(given.evaluation) - count
+            lines.append(f"tuned on {tuned} samples, judged on {count} others")
+        return lines
 
     def _step(
         self, step: Pass, model: Model, pin: Sequence[str], bound: Mapping[str, Any]

@@ -113,6 +113,14 @@ def test_what_tunes_a_pass_does_not_judge_it(net: Model) -> None:
     assert judge(net, Spoil(0.1)).steps[0].to_json()["samples"] == 40
 
 
+def test_whoever_judges_on_what_a_pass_learned_from_hears_of_it(net: Model) -> None:
+    data, others = samples(), samples()
+    for evaluation, doubted in ((None, True), (data.take(slice(None)), True), (others, False)):
+        made = Judge(net, Resources(data=data, evaluation=evaluation))
+        made.run((Spoil(0.1),), net)
+        assert ("judged on the calibration data" in made.notes()[0]) is doubted
+
+
 def test_without_data_the_result_says_so(net: Model) -> None:
     made = Judge(net, Resources())
     made.run((Spoil(0.1),), net)
