@@ -352,3 +352,18 @@ def test_layers_behind_a_missing_block_take_over(shared: Path) -> None:
         evaluate(one, feeds)[model.graph.outputs[0]] for one in (model, plain, refitted)
     )
     assert np.linalg.norm(better - want) < 0.5 * np.linalg.norm(bad - want)
+
+
+def test_norms_stay_where_layers_are_refitted(tmp_path: Path) -> None:
+    text = """net (float[N,4,3,3] x) => (float[N,1,3,3] y)
+        <float[4,4,1,1] w = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1},
+         float[4,4,1,1] u = {1, 2, 0, 0, 0, 1, 2, 0, 0, 0, 1, 2, 2, 0, 0, 1},
+         float[4] g = {1, 2, 3, 4}, float[4] z = {0, 0, 0, 0}, float[4] one = {1, 1, 1, 1},
+         float[1,4,1,1] v = {1, 0.1, 1, 1}>
+        { c = Conv(x, w) r = Relu(c) d = Conv(r, u) n = BatchNormalization(d, g, z, z, one)
+          s = Add(c, n) y = Conv(s, v) }"""
+    model = networks.model(text, tmp_path)
+    x = np.random.default_rng(0).standard_normal((16, 4, 3, 3)).astype(np.float32)
+    made = Prune(ratio=0.4, data=Dataset({"x": x})).run(model)
+    assert made.facts["n"].shape[1] < 4
+    assert len(weights(made)["g"]) == made.facts["n"].shape[1]

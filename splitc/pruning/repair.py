@@ -48,9 +48,9 @@ def repair(
     with torch.no_grad():
         for node in pruned.graph.nodes:
             target = str(node.target)
-            if node.op == "call_module" and target in layers and target in twins:
+            layer = pruned.get_submodule(target) if node.op == "call_module" else None
+            if layer is not None and refittable(layer) and target in layers and target in twins:
                 theirs.reach(twins[target])
-                layer = pruned.get_submodule(target)
                 pairs = zip(mine.runs, theirs.runs, strict=True)
                 chosen = kept.get(target)
                 wanted = [_wanted(node, twins[target], chosen, layer, pair) for pair in pairs]
@@ -132,8 +132,6 @@ def refit(
     layer: nn.Module, given: Sequence[Tensor], wanted: Sequence[Tensor], *, ridge: float = RIDGE
 ) -> None:
     """Give the layer the weights (and bias) with which it computes `wanted` from `given` best."""
-    if not refittable(layer):
-        return
     weight = layer.get_parameter("weight").detach()
     bias = layer._parameters.get("bias")
     flat = weight.reshape(weight.shape[0], -1).double()
