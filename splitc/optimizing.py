@@ -146,7 +146,12 @@ def optimized(
 def _found(passes: Sequence[Pass], tried: Sequence[Trial]) -> tuple[str, ...]:
     if not tried:
         return ()
-    return (f"search: {len(tried)} candidates tried; chosen: {pipeline.text(passes) or 'nothing'}",)
+    line = f"search: {len(tried)} candidates tried; chosen: {pipeline.text(passes) or 'nothing'}"
+    if any(not step.exact for step in passes):
+        return (line,)
+    first = next((trial for trial in tried if not trial.ok), None)
+    why = "they drop too much" if first is None or not first.why else first.why
+    return (line, f"search: NO lossy pass is within the gate; the first of those tried: {why}")
 
 
 def _boundary(model: Model, passes: Sequence[Pass], request: Request) -> Boundary | None:

@@ -2,7 +2,8 @@
 
 What is saved is counted in bit operations (BOPs): each MAC counts the bits of one operand times
 those of the other (Baskin et al., UNIQ, 2021), so a MAC in int8 is a sixteenth of one in float32.
-Every candidate is judged on one half of the evaluation data; the other half judges the winner.
+Every candidate is judged on one half of the evaluation data, where it must keep one standard error
+away from the gate; the other half judges the winner.
 
 For each choice of precisions the largest ratio that holds is found by bisection: the drop is taken
 to grow with the ratio. Candidates are not trained; the winner is, if there is a recipe.
@@ -174,8 +175,9 @@ class _Trials:
         except (PassError, ModelError) as error:
             trial = Trial(passes, None, False, 0.0, str(error.args[0]))
         else:
-            drop = judge.last.drop if judge.last else 0.0
-            trial = Trial(passes, drop, not judge.broken_by, bops(after))
+            last = judge.last
+            held = not judge.broken_by and (last is None or last.clear)
+            trial = Trial(passes, last.drop if last else 0.0, held, bops(after))
         self.made.append(trial)
         return trial
 

@@ -165,3 +165,17 @@ def test_pipelines_as_text_round_trip() -> None:
     assert pipeline.text(pipeline.parse(text)) == (
         'simplify, shave{ratio = 0.25}, quantize{scope = "head", nodes = ["a"], mixed = true}'
     )
+
+
+def test_where_nothing_holds_the_result_says_so(
+    net: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = samples()
+    path = tmp_path / "eval.npz"
+    np.savez(path, x=data.inputs["x"], label=np.asarray(data.labels))
+    run = Shave.run
+    monkeypatch.setattr(Shave, "run", lambda self, model: run(Shave(1.0), model))
+    made = splitc.optimize(net, passes="shave", eval=path, max_drop=1.0, search=True)
+    assert made.ok
+    assert made.steps == ()
+    assert any("NO lossy pass is within the gate" in note for note in made.notes)
