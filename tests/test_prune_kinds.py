@@ -324,7 +324,7 @@ def test_a_shortcut_takes_errors_back(resnet: Model) -> None:
         want, got = module(batch), worse(batch)
         plain = lift(resnet)
         plain.get_parameter("w16.weight").mul_(1.1)
-        assert float((got - want).norm()) < 0.8 * float((plain(batch) - want).norm())
+        assert float((got - want).norm()) < 0.07 * float((plain(batch) - want).norm())
 
 
 def test_sizes_of_heads_are_written_down(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
 from torch import fx
 
 from splitc import scope as scopes
@@ -135,26 +134,14 @@ def _train(
 
 
 def _tidied(before: Model, after: Model) -> Model:
-    """Drop initializers that lost their last reader; name unknown sizes as they were named."""
+    """Drop initializers that lost their last reader."""
     table = after.ir.graph.initializers
     used = {name for name, value in before.ir.graph.initializers.items() if value.uses()}
     ends = {value.name for value in (*after.ir.graph.outputs, *after.ir.graph.inputs)}
     gone = [n for n, value in table.items() if n in used and not value.uses() and n not in ends]
     for name in gone:
         del table[name]
-    for name, value in after.values.items():
-        old = before.values.get(name)
-        if old is not None and _same(old.shape, value.shape):
-            value.shape = old.shape
-    return replace(after)
-
-
-def _same(one: ir.Shape | None, other: ir.Shape | None) -> bool:
-    """Tell whether two shapes differ in nothing but the names of unknown sizes."""
-    if one is None or other is None or len(one) != len(other):
-        return False
-    pairs = zip(one, other, strict=True)
-    return all(a == b or not (isinstance(a, int) or isinstance(b, int)) for a, b in pairs)
+    return replace(after) if gone else after
 
 
 def _notes(
