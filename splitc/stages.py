@@ -41,12 +41,17 @@ def opened(
 ) -> Model:
     """Return `model` itself, or load the file or factory that it names.
 
-    A BatchNorm of a torch model stays apart where one of `passes` trains.
+    A BatchNorm of a torch model stays apart where one of `passes` trains; the rest is simplified.
     """
     if isinstance(model, Model):
         return model
     fold = not any(map(trains, pipeline.parse(passes)))
-    return load(model, input=input, max_size=max_size, fold=fold)
+    read = load(model, input=input, max_size=max_size, fold=fold)
+    from_torch = str(model).endswith(".pt2") or not Path(model).exists()
+    if fold or not from_torch:
+        return read
+    (tidy,) = pipeline.parse("simplify{fuse_batch_norm = false}")
+    return tidy.run(read)
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,12 @@ def planned(
         split=any(map(tunes, passes)),
     )
     progress("passes", request.passes or "none")
-    first = judge.run([p for p in passes if not late(p)], model, pin=pins(model, request.cut))
+    whole, rest = _rounds(passes, model)
+    first = judge.run(whole, model, pin=pins(model, request.cut))
     progress("plan", f"{len(first.graph.nodes)} nodes")
     found = _chosen(first, request, _surviving(request.cut, model, first))
     after = first
-    if rest := [p for p in passes if late(p)]:
+    if rest:
         boundary = Boundary(found.chosen.cut.tensors, early(first, found.chosen.cut))
         after = _second_round(judge, rest, first, boundary, request)
         again = _chosen(after, request, of_head(after.graph, boundary.sending(after)))
@@ -172,11 +178,28 @@ def steps_of(request: Request, model: Model) -> tuple[Pass, ...]:
     typed = [_ruled(step, request) for step in pipeline.parse(request.passes)]
     passes = (*typed, *pipeline.parse(text))
     last = max((at for at, step in enumerate(passes) if trains(step)), default=-1)
-    if last < 0 or all(node.op_type != "BatchNormalization" for node in model.ir.graph):
+    if last < 0 or not _has_batch_norm(model):
         return passes
     early = [_apart(step) for step in passes[: last + 1]]
     later = pipeline.parse("" if any(s.name == "simplify" for s in passes[last:]) else "simplify")
     return (*early, *later, *passes[last + 1 :])
+
+
+def _has_batch_norm(model: Model) -> bool:
+    return any(node.op_type == "BatchNormalization" for node in model.ir.graph)
+
+
+def _rounds(passes: Sequence[Pass], model: Model) -> tuple[list[Pass], list[Pass]]:
+    """Return the passes before the plan and those after it.
+
+    A `simplify` that fuses each BatchNorm follows the pass of one side that trains.
+    """
+    rounds: tuple[list[Pass], list[Pass]] = ([], [])
+    apart = _has_batch_norm(model)
+    for step in passes:
+        fuses = apart and step.name == "simplify" and any(map(trains, rounds[1]))
+        rounds[late(step) or fuses].append(step)
+    return rounds
 
 
 def _ruled(step: Pass, request: Request) -> Pass:

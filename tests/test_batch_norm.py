@@ -37,6 +37,7 @@ class Teach:
 
     name: ClassVar[str] = "teach"
     exact: ClassVar[bool] = True
+    scope: str = "both"
     recipe: Any = resource()
 
     def run(self, model: Model) -> Model:
@@ -108,3 +109,21 @@ def test_a_factory_comes_in_with_it_where_a_pass_trains(
     assert "teach sees 2" in made.notes
     ops = [node.op_type for node in made.model.ir.graph]
     assert [op for op in ops if op != "Reshape"] == ["Conv", "Relu", "Conv", "Relu"]
+
+
+@pytest.mark.torch
+def test_a_pass_of_one_side_sees_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a pass runs after the plan: the network is fused behind it, not before."""
+    pytest.importorskip("torch")
+    (tmp_path / "teachable.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    found = splitc.plan(
+        "teachable:make",
+        passes='teach{scope = "head"}',
+        head="raspberry-pi-4",
+        tail="nvidia-a100",
+        link="wifi",
+        cut="relu",
+    )
+    assert any("teach sees 2" in note for note in found.notes)
+    assert found.chosen.title == "relu"
