@@ -233,13 +233,15 @@ def _folder(
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
+    hint = "its first line reads file,label; each further line is one sample"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"cannot read the table of files: {error}", where=str(path)) from error
+        reason = getattr(error, "strerror", None) or error
+        text = f"cannot read the table of files: {reason}"
+        raise RequestError(text, where=str(path), hint=hint) from error
     if not rows or "file" not in rows[0]:
-        hint = "its first line reads file,label; each further line is one sample"
         raise RequestError("the table lists no files", where=str(path), hint=hint)
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():

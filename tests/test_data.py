@@ -364,8 +364,9 @@ def test_a_folder_without_a_table_and_an_archive_with_a_function(
 ) -> None:
     (images / "labels.csv").unlink()
     whole = network(VECTOR, tmp_path)
-    with pytest.raises(RequestError, match="cannot read the table"):
+    with pytest.raises(RequestError, match="cannot read the table") as caught:
         load(images, whole, "splitc_test_pixels:pixels")
+    assert "file,label" in caught.value.hint
     with pytest.raises(RequestError, match="needs no preprocess"):
         load(archive(tmp_path, x=np.ones((2, 4))), whole, "splitc_test_pixels:pixels")
 
