@@ -11,7 +11,7 @@ trained, learning from the whole network by default. Single weights (`kind` "wei
 are set to 0: the graph stays as large and slow as it was, unless a backend makes use of zeros.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,6 +22,7 @@ from splitc.pipeline import resource
 
 if TYPE_CHECKING:
     from splitc.data import Dataset
+    from splitc.pipeline import Prices
     from splitc.scope import Boundary
     from splitc.train import Recipe, Recorder
 
@@ -53,6 +54,7 @@ class Prune:
     recipe: "Recipe | None" = resource()
     recorder: "Recorder | None" = resource()
     boundary: "Boundary | None" = resource()
+    prices: "Prices | None" = resource()
 
     def __post_init__(self) -> None:
         scopes.check(self.scope)
@@ -66,14 +68,16 @@ class Prune:
             raise ValueError(f"ratio = {self.ratio}: the share to remove, above 0 and below 1")
         if self.round_to < 1:
             raise ValueError(f"round_to = {self.round_to}: a whole number, 1 or more")
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        """Raise `ValueError` for options that do not go together."""
         if self.kind == "2:4" and self.ratio != 0.5:
             raise ValueError("kind = '2:4' removes two of every four weights: ratio = 0.5")
         if self.kind == "blocks" and self.target == "channels":
             raise ValueError("target = 'channels' counts filters; for blocks, 'macs' or 'bytes'")
-        if self.target == "latency":
-            raise ValueError(
-                "target = 'latency' is not there yet; target = 'macs', and measure the result"
-            )
+        if self.target == "latency" and self.kind in ("weights", "2:4"):
+            raise ValueError(f"kind = {self.kind!r} saves no time that a backend is known to give")
 
     def run(self, model: Model) -> Model:
         """Return the smaller model; its notes say by how much.
@@ -82,6 +86,8 @@ class Prune:
         """
         if find_spec("torch") is None:
             raise PassError("'prune' needs torch", hint="pip install 'splitc[torch]'")
+        if self.target == "latency":
+            return self._faster(model)
         from splitc.pruning.how import How
         from splitc.pruning.run import pruned
 
@@ -95,3 +101,25 @@ class Prune:
             recipe=self.recipe,
             recorder=self.recorder,
         )
+
+    def _faster(self, model: Model) -> Model:
+        """Prune that share of the MACs which takes the share `ratio` of the priced seconds away."""
+        if self.prices is None:
+            hint = "--device DEVICE; plan and compile have one"
+            raise PassError("target = 'latency' needs a device to price by", hint=hint)
+        from splitc.pruning.latency import macs_share
+
+        prices = self.prices
+
+        def seconds(made: Model) -> float:
+            return prices(made, scopes.within(made, self.scope, self.boundary))
+
+        def at(share: float) -> float:
+            rough = replace(self, target="macs", ratio=share, repair=False, recipe=None)
+            return seconds(rough.run(model))
+
+        whole = seconds(model)
+        share = macs_share(self.ratio, at, whole, self.recorder)
+        after = replace(self, target="macs", ratio=share).run(model)
+        left = seconds(after)
+        return after.with_notes(f"prune: priced at {left / whole:.1%} of the seconds before")

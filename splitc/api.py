@@ -71,6 +71,7 @@ def optimize(
     metric: str | None = None,
     max_drop: float | None = None,
     train: str | Path | None = None,
+    device: str | Path | None = None,
     search: bool = False,
     resume: bool = False,
     input: Sequence[str | InputSpec] = (),
@@ -81,8 +82,9 @@ def optimize(
     """Run passes alone, judge the lossy ones, and write the result to `output` unless it is None.
 
     A pass that breaks `max_drop` ends it: the result is not `ok`, and nothing is written. `search`
-    looks for the ratio and the precision that save most within `max_drop`. Training that was
-    interrupted leaves a checkpoint beside `output`, which `resume` takes up.
+    looks for the ratio and the precision that save most within `max_drop`. `device`: the
+    profile that a pass with `target = "latency"` prices by. Training that was interrupted leaves a
+    checkpoint beside `output`, which `resume` takes up.
     """
     from splitc.optimizing import optimized
 
@@ -95,6 +97,7 @@ def optimize(
         metric=metric,
         max_drop=max_drop,
         train=_text(train),
+        head=_text(device),
     )
     loaded = opened(model, input, max_size, passes)
     place = None if output is None else Path(output)

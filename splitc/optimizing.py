@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from splitc import pipeline
+from splitc import cost, pipeline
 from splitc.errors import PassError
 from splitc.judging import Judge, Step, tunes
 from splitc.macs import macs
 from splitc.model import EXTERNAL_ABOVE, Model
-from splitc.pipeline import Observer, Pass, late
+from splitc.pipeline import Observer, Pass, Prices, late
 from splitc.plan.naming import named
 from splitc.request import Request
+from splitc.scenario import Device
+from splitc.scenario import device as find_device
 from splitc.scope import Boundary
 from splitc.search import Trial
 from splitc.search import search as look
@@ -126,7 +129,7 @@ def optimized(
             lenient=True,
             split=search or any(map(tunes, passes)),
         )
-        after = judge.run(passes, model, pin=pin, boundary=boundary)
+        after = judge.run(passes, model, pin=pin, boundary=boundary, prices=_prices(request))
     made = Optimized(
         model=after,
         steps=tuple(judge.steps),
@@ -152,6 +155,14 @@ def _found(passes: Sequence[Pass], tried: Sequence[Trial]) -> tuple[str, ...]:
     first = next((trial for trial in tried if not trial.ok), None)
     why = "they drop too much" if first is None or not first.why else first.why
     return (line, f"search: NO lossy pass is within the gate; the first of those tried: {why}")
+
+
+def _prices(request: Request) -> Prices | None:
+    """Return what prices a model on `--device`, if there is one."""
+    if request.head is None:
+        return None
+    device = request.head if isinstance(request.head, Device) else find_device(request.head)
+    return partial(cost.alone, device=device)
 
 
 def _boundary(model: Model, passes: Sequence[Pass], request: Request) -> Boundary | None:

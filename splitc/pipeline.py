@@ -9,7 +9,7 @@ import json
 import re
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from splitc import plugins
@@ -53,6 +53,9 @@ class Pass(Protocol):
         ...
 
 
+Prices = Callable[[Model, Collection[str]], float]
+"""Model, nodes of it → seconds that these take on the machine that a pass works for."""
+
 Observer = Callable[[Pass, Model, Model, float], None]
 """Called after each pass as `observe(step, before, after, seconds)`."""
 
@@ -63,7 +66,7 @@ class Resources:
 
     `data`: to calibrate or train with; `evaluation`: labelled, to judge with; `metric`, `max_drop`:
     of the accuracy gate; `recipe`, `recorder`: of training; `boundary`: where the model is cut;
-    `target`: the machine of the side that a pass works on.
+    `target`: the machine of the side that a pass works on; `prices`: seconds of a model there.
     """
 
     data: "Dataset | None" = None
@@ -74,6 +77,7 @@ class Resources:
     recorder: "Recorder | None" = None
     boundary: "Boundary | None" = None
     target: "Target | None" = None
+    prices: "Prices | None" = None
 
     def digests(self) -> dict[str, str]:
         """Return SHA-256 (hex) of the data and the recipe that are there, by field."""

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splitc import pipeline
+from splitc import cost, pipeline
 from splitc.cuts import INPUT, OUTPUT, Cut, crossing, of_head, parted
 from splitc.errors import RequestError
 from splitc.ingest import load
@@ -94,7 +95,8 @@ def planned(
     )
     progress("passes", request.passes or "none")
     whole, rest = _rounds(passes, model)
-    first = judge.run(whole, model, pin=pins(model, request.cut))
+    head = partial(cost.alone, device=request.scenario().head)
+    first = judge.run(whole, model, pin=pins(model, request.cut), prices=head)
     progress("plan", f"{len(first.graph.nodes)} nodes")
     found = _chosen(first, request, _surviving(request.cut, model, first))
     after = first
@@ -300,11 +302,18 @@ def _second_round(
     from splitc.backend import Target
 
     scenario = request.scenario()
-    machines = {"head": Target.of(scenario.head), "tail": Target.of(scenario.tail)}
+    machines = {"head": scenario.head, "tail": scenario.tail}
     pin = [name for name in boundary.tensors if name in model.graph.producer]
     for step in passes:
-        target = machines.get(side(step))
-        model = judge.run((step,), model, pin=pin, boundary=boundary, target=target)
+        machine = machines.get(side(step), scenario.head)
+        model = judge.run(
+            (step,),
+            model,
+            pin=pin,
+            boundary=boundary,
+            target=Target.of(machine) if side(step) else None,
+            prices=partial(cost.alone, device=machine),
+        )
     return model
 
 

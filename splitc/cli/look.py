@@ -110,6 +110,7 @@ def show_cuts(found: "CutList") -> None:
 @click.option("-o", "--output", required=True, help="ONNX file to write.")
 @click.option("--cut", help="Where to cut, for passes that work on one side.")
 @stacked(*data_options)
+@click.option("--device", metavar="DEVICE", help='Profile that target = "latency" prices by.')
 @click.option("--search", is_flag=True, help="Find ratio and precision that --max-drop allows.")
 @resume_option
 @click.option("--print-after", metavar="NAME", help="Print the graph after this pass (stderr).")

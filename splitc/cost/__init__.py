@@ -2,6 +2,6 @@
 
 from splitc.cost.groups import groups
 from splitc.cost.price import Price, price
-from splitc.cost.table import CostTable, table
+from splitc.cost.table import CostTable, alone, table
 
-__all__ = ["CostTable", "Price", "groups", "price", "table"]
+__all__ = ["CostTable", "Price", "alone", "groups", "price", "table"]

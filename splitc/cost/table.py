@@ -5,7 +5,7 @@ proportion to what each costs alone, so a sum over whole groups is exact; a cut 
 group prices each part on its own instead (`head_part_s`, `tail_part_s`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -125,6 +125,16 @@ def table(model: Model, scenario: Scenario) -> CostTable:
         estimates={"head": _estimate(scenario.head), "tail": _estimate(scenario.tail)},
         flagged=tuple(name for name, part in work.items() if not part.known),
     )
+
+
+def alone(model: Model, nodes: Collection[str], device: Device) -> float:
+    """Return the seconds of these nodes on one machine; a group that is cut is priced by parts."""
+    work = works(model)
+    size = {name: fact.nbytes for name, fact in model.facts.items()}
+    first = next((node.id for node in model.graph.nodes if node.id in nodes), "")
+    seconds = seconds_of(model, device, work, size, first)
+    parts = ([name for name in group if name in nodes] for group in groups(model))
+    return sum(seconds(part) for part in parts if part)
 
 
 def shares(fused: Iterable[Group], seconds: Seconds) -> dict[str, float]:
