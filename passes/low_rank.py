@@ -133,7 +133,7 @@ class LowRank:
         outside = self._outside(made)
         slots = {slot.initializer for slot in module.meta["parameters"].values()}
         frozen = tuple(escape(name) for name in sorted(outside & slots))
-        fit(
+        outcome = fit(
             module,
             self.data,
             replace(self.recipe, freeze=(*self.recipe.freeze, *frozen)),
@@ -141,7 +141,7 @@ class LowRank:
             recorder=self.recorder or SILENT,
             micro=fixed_batch(made),
         )
-        return write_back(made, module)
+        return write_back(made, module).with_notes(*outcome.note("low-rank"))
 
     def _outside(self, model: Model) -> set[str]:
         """Return the initializers that a node outside the scope reads."""

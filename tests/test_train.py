@@ -387,7 +387,7 @@ def test_the_teacher_answers_once_where_nothing_is_augmented() -> None:
     once = trained(data, plan, teacher=teacher)
     assert len(calls) == 5
     each = trained(data, plan, teacher=teacher, augment=lambda inputs: inputs)
-    assert len(calls) == 5 + 10
+    assert len(calls) == 5 + 10 + 10, "each step, and the loss before and after"
     for name, tensor in once.state_dict().items():
         torch.testing.assert_close(each.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
 
@@ -589,3 +589,31 @@ def test_reading_a_recipe_leaves_torch_alone() -> None:
     code = "import sys; from splitc.train import recipe, FolderRecorder; recipe({}); "
     code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_training_that_makes_it_worse_is_taken_back() -> None:
+    data = shapes()
+    plan = Recipe(optimizer="sgd", learning_rate=40.0, momentum=0.0, epochs=1, batch=32)
+    module = net()
+    teacher = net()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    near = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    teacher.load_state_dict(before)
+    outcome = fit(module, data, plan, teacher=teacher)
+    assert outcome.worse
+    assert "MADE IT WORSE" in outcome.note("prune")[0]
+    assert all(torch.equal(module.state_dict()[name], near[name]) for name in near)
+
+
+def test_training_that_helps_says_nothing() -> None:
+    data = shapes()
+    teacher, module = net(), net(1)
+    trained_on = Recipe(learning_rate=0.01, epochs=4, batch=32, loss="cross-entropy")
+    fit(teacher, data, trained_on)
+    outcome = fit(module, data, Recipe(learning_rate=0.01, epochs=4, batch=32), teacher=teacher)
+    assert outcome.after < outcome.before
+    assert not outcome.worse
+    assert outcome.note("prune") == ()

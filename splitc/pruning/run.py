@@ -20,7 +20,7 @@ from splitc.pruning.layers import trained
 from splitc.pruning.repair import repair
 from splitc.pruning.sparse import SPARSE, masked, sparsify
 from splitc.pruning.structured import shrink
-from splitc.train import SILENT, fit
+from splitc.train import SILENT, Outcome, fit
 
 if TYPE_CHECKING:
     from splitc.data import Dataset
@@ -74,10 +74,11 @@ def pruned(
     whole = lift(base, inputs=part.inputs, outputs=part.outputs)
     samples = calibration(base, whole, data)
     base, small = _smaller(base, part, whole, how, samples)
+    told: tuple[str, ...] = ()
     if recipe is not None and data is not None:
-        _train(base, small, whole, data, recipe, recorder or SILENT, scope)
+        told = _train(base, small, whole, data, recipe, recorder or SILENT, scope).note("prune")
     made = _tidied(base, write_back(base, small, tolerance=TOLERANCE))
-    return made.with_notes(*_notes(model, made, part, how, samples))
+    return made.with_notes(*told, *_notes(model, made, part, how, samples))
 
 
 def _smaller(
@@ -123,14 +124,14 @@ def _train(
     recipe: "Recipe",
     recorder: "Recorder",
     scope: str,
-) -> None:
+) -> Outcome:
     """Train by the recipe; a head, which gives no answers of its own, matches the whole one's."""
     chosen = replace(recipe, loss="match") if scope == scopes.HEAD else recipe
     teacher = None if chosen.loss == "cross-entropy" else whole
     size = fixed_batch(model)
     given = region_data(model, small, data)
     with masked(small):
-        fit(small, given, chosen, teacher=teacher, recorder=recorder, micro=size)
+        return fit(small, given, chosen, teacher=teacher, recorder=recorder, micro=size)
 
 
 def _tidied(before: Model, after: Model) -> Model:

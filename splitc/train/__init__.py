@@ -12,6 +12,7 @@ from splitc.train.recorder import SILENT, FolderRecorder, Recorder, Silent
 _WHERE = {
     "fit": "splitc.train.loop",
     "Augment": "splitc.train.loop",
+    "Outcome": "splitc.train.loop",
     "Loss": "splitc.train.losses",
     "cross_entropy": "splitc.train.losses",
     "distill": "splitc.train.losses",
@@ -19,7 +20,7 @@ _WHERE = {
 }
 
 if TYPE_CHECKING:
-    from splitc.train.loop import Augment, fit
+    from splitc.train.loop import Augment, Outcome, fit
     from splitc.train.losses import Loss, cross_entropy, distill, match
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Augment",
     "FolderRecorder",
     "Loss",
+    "Outcome",
     "Recipe",
     "Recorder",
     "Silent",

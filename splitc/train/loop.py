@@ -25,6 +25,8 @@ from splitc.train.recipes import Recipe
 from splitc.train.recorder import SILENT, Recorder
 from splitc.train.teacher import Teacher, outputs_of
 
+_MEASURED = 512
+
 Augment = Callable[[tuple[Tensor, ...]], Sequence[Tensor]]
 """Changes the inputs of one batch; draws from torch's global generator, which is seeded."""
 
@@ -39,8 +41,11 @@ def fit(
     augment: Augment | None = None,
     recorder: Recorder = SILENT,
     micro: int | None = None,
-) -> None:
+) -> "Outcome":
     """Train `module` in place by `recipe`; it is called with the inputs of `data` in order.
+
+    Where the loss is larger afterwards than before, on up to 512 of the samples, the weights from
+    before are put back: what comes of `fit` is never worse than what went in.
 
     `loss` replaces the recipe's. `teacher`: the original network, never changed. `micro`: the
     most samples that `module` takes at once; larger batches are gone through in pieces whose
@@ -63,7 +68,36 @@ def fit(
     ):
         run = _Run(module, data, recipe, names, chosen, device, key, augment, recorder, micro)
         run.begin(teacher)
+        before, kept = run.measure(), {n: t.clone() for n, t in module.state_dict().items()}
+        run.take_up()
         run.go()
+        outcome = Outcome(before, run.measure())
+        if outcome.worse:
+            module.load_state_dict(kept)
+        return outcome
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The loss in evaluation mode, without augmentation, before and after training."""
+
+    before: float
+    after: float
+
+    @property
+    def worse(self) -> bool:
+        """Whether training made it worse: the weights are then those from before."""
+        return not self.after <= self.before
+
+    def note(self, name: str) -> tuple[str, ...]:
+        """Return the line that the user of pass `name` must see, if there is one."""
+        if not self.worse:
+            return ()
+        change = f"{self.before:.4g} to {self.after:.4g}"
+        return (
+            f"{name}: TRAINING MADE IT WORSE (loss {change}), its weights were thrown away; "
+            "a smaller learning_rate or more data may help",
+        )
 
 
 def _check(data: Dataset, recipe: Recipe, loss: Loss | None, teacher: nn.Module | None) -> None:
@@ -136,12 +170,30 @@ class _Run:
         self.steps = math.ceil(len(self.data) / self.recipe.batch)
         self.total = self.steps * self.recipe.epochs
         self.optimizer = setting.optimizer(self.module, self.names, self.recipe)
-        if (state := self.recorder.load()) is not None:
-            self._restore(state)
         self.size = min(self.micro or self.recipe.batch, self.recipe.batch)
         self.teacher = None if teacher is None else Teacher(teacher)
-        if self.teacher is not None and self.augment is None and self.done < self.total:
+        if self.teacher is not None and self.augment is None:
             self.teacher.study(self.inputs, self.size, self.device)
+
+    def take_up(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        if (state := self.recorder.load()) is not None:
+            self._restore(state)
+
+    def measure(self) -> float:
+        """Return the mean loss of evenly spread samples, in evaluation mode."""
+        rows = np.unique(np.linspace(0, len(self.data) - 1, min(len(self.data), _MEASURED)))
+        places = torch.from_numpy(rows.astype(np.int64))
+        modes = [part.training for part in self.module.modules()]
+        self.module.eval()
+        total = 0.0
+        with torch.no_grad():
+            for start in range(0, len(places), self.size):
+                piece = places[start : start + self.size]
+                total += float(self._loss(piece, plain=True)) * len(piece)
+        for part, mode in zip(self.module.modules(), modes, strict=True):
+            part.training = mode
+        return total / len(places)
 
     def go(self) -> None:
         """Train until it is done; on Ctrl-C save, if the weights are those of whole steps."""
@@ -195,9 +247,9 @@ class _Run:
         self.optimizer.step()
         return value
 
-    def _loss(self, piece: Tensor) -> Tensor:
+    def _loss(self, piece: Tensor, *, plain: bool = False) -> Tensor:
         inputs = tuple(tensor[piece].to(self.device) for tensor in self.inputs)
-        if self.augment is not None:
+        if self.augment is not None and not plain:
             inputs = tuple(self.augment(inputs))
         labels = None if self.labels is None else self.labels[piece].to(self.device)
         answers = None if self.teacher is None else self.teacher(piece, inputs)
