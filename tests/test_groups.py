@@ -78,6 +78,21 @@ CASES = {
              y = QuantizeLinear(f, s, z) }""",
         ["d c r q", "e f y"],
     ),
+    "both DQs of an Add join it": (
+        """(int8[1,4,8,8] x, int8[1,4,8,8] u, float s, int8 z) => (int8[1,4,8,8] y) {
+             d = DequantizeLinear(x, s, z)
+             e = DequantizeLinear(u, s, z)
+             a = Add(d, e)
+             y = QuantizeLinear(a, s, z) }""",
+        ["d e a y"],
+    ),
+    "a DQ with two readers stays alone": (
+        """(int8[1,4,8,8] x, float[4,4,1,1] w, float s, int8 z) => (float[1,4,8,8] y) {
+             d = DequantizeLinear(x, s, z)
+             c = Conv(d, w)
+             y = Concat<axis=1>(c, d) }""",
+        ["d", "c", "y"],
+    ),
     "a graph output ends a group": (
         """(float[1,4,8,8] x, float[4,4,1,1] w) => (float[1,4,8,8] c, float[1,4,8,8] y) {
              c = Conv(x, w)

@@ -4,6 +4,7 @@
     Conv → Add(residual) → Relu                 one group
     MatMul → Add(bias) → GELU's five nodes      one group (the diamond closes inside it)
     DQ → Conv → Relu → Q                        one group: DQ begins it, Q ends it
+    DQ, DQ → Add → Q                            one group: each DQ has one reader
 
 Every inner tensor of a group is read inside the group only and is no graph output, so a group is
 convex: a path that left it would have to return through a tensor that a stranger reads.
@@ -48,10 +49,31 @@ def fuse(graph: Graph, kinds: Mapping[str, str]) -> tuple[Group, ...]:
         for name in cluster:
             home[name] = len(members)
         members.append(cluster)
+    _join_readers(graph, home, members, outputs)
+    members = [cluster for cluster in members if cluster]
     order = {node.id: place for place, node in enumerate(graph.nodes)}
     found = [tuple(sorted(cluster, key=order.__getitem__)) for cluster in members]
     assert acyclic(graph, found), "groups make a cycle"
     return tuple(found)
+
+
+def _join_readers(
+    graph: Graph, home: dict[str, int], members: list[list[str]], outputs: Set[str]
+) -> None:
+    """Move each DQ that stands alone into the group of its one reader (the other input of an Add).
+
+    What it reads leads to that group anyway, and nothing else reads it: no cycle can arise.
+    """
+    for node in graph.nodes:
+        alone = node.op in _BEGINS and len(members[home[node.id]]) == len(node.outputs) == 1
+        if not alone:
+            continue
+        readers = dict.fromkeys(graph.readers[node.outputs[0]])
+        if len(readers) == 1 and node.outputs[0] not in outputs:
+            here, there = home[node.id], home[next(iter(readers))]
+            members[here].clear()
+            members[there].insert(0, node.id)
+            home[node.id] = there
 
 
 def _cluster(
