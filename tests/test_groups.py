@@ -79,12 +79,13 @@ CASES = {
         ["d c r q", "e f y"],
     ),
     "both DQs of an Add join it": (
-        """(int8[1,4,8,8] x, int8[1,4,8,8] u, float s, int8 z) => (int8[1,4,8,8] y) {
+        """(int8[1,4,8,8] x, float s, int8 z) => (int8[1,4,8,8] y) {
+             v = MaxPool<kernel_shape=[1,1]>(x)
              d = DequantizeLinear(x, s, z)
-             e = DequantizeLinear(u, s, z)
+             e = DequantizeLinear(v, s, z)
              a = Add(d, e)
              y = QuantizeLinear(a, s, z) }""",
-        ["d e a y"],
+        ["v", "d e a y"],
     ),
     "a DQ with two readers stays alone": (
         """(int8[1,4,8,8] x, float[4,4,1,1] w, float s, int8 z) => (float[1,4,8,8] y) {
