@@ -86,6 +86,9 @@ class Prune:
         """
         if find_spec("torch") is None:
             raise PassError("'prune' needs torch", hint="pip install 'splitc[torch]'")
+        if any(node.op == "QuantizeLinear" for node in model.graph.nodes):
+            hint = "write 'prune' in front of 'quantize'"
+            raise PassError("'prune' works on floats; this graph is quantized", hint=hint)
         if self.target == "latency":
             return self._faster(model)
         from splitc.pruning.how import How

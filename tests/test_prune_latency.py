@@ -74,3 +74,12 @@ def test_without_a_device_it_says_what_to_give(shared: Path) -> None:
 def test_zeros_save_no_time() -> None:
     with pytest.raises(PassError, match="saves no time"):
         pipeline.parse('prune{target = "latency", kind = "weights"}')
+
+
+@pytest.mark.torch
+def test_a_quantized_graph_is_refused_with_the_right_order(shared: Path) -> None:
+    pytest.importorskip("torch_pruning")
+    net = splitc.load(shared / "models/kws_dscnn_mlperf.onnx")
+    with pytest.raises(PassError, match="this graph is quantized") as raised:
+        splitc.optimize(net, passes="quantize, prune")
+    assert "in front of 'quantize'" in raised.value.hint
