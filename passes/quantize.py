@@ -31,7 +31,7 @@ from splitc.quant.opset import with_axes
 from splitc.quant.share import int8_mac_share
 
 if TYPE_CHECKING:
-    from splitc.accuracy import Metric
+    from splitc.accuracy import Metric, Verdict
     from splitc.scope import Boundary
     from splitc.train import Recorder
 
@@ -69,6 +69,7 @@ class Quantize:
     evaluation: Dataset | None = resource()
     metric: "Metric | None" = resource()
     max_drop: float | None = resource()
+    apart: bool | None = resource()
     boundary: "Boundary | None" = resource()
     recorder: "Recorder | None" = resource()
 
@@ -159,6 +160,10 @@ class Quantize:
         pinned = set(self.boundary.tensors) if self.boundary else set()
         return [t.name for t in model.outputs if t.name not in pinned]
 
+    def _within(self, verdict: "Verdict") -> bool:
+        """Tell whether a drop is small enough: where other samples judge, with room to spare."""
+        return verdict.clear if self.apart else verdict.ok
+
     def _limit(self, job: Int8, noise: Noise) -> tuple[Callable[[Model], bool], str]:
         """Return what decides whether a model is good enough, and the name of the limit."""
         checks: list[Callable[[Model], bool]] = [lambda made: noise.snr_db(made) >= self.min_snr]
@@ -166,10 +171,10 @@ class Quantize:
         if self.max_drop is not None:
             data = self.evaluation or job.data
             gate = Gate(job.model, data, self.metric or metric(None, data))
-            checks.append(lambda made: gate.judge(made, self.max_drop).clear)
+            checks.append(lambda made: self._within(gate.judge(made, self.max_drop)))
+            less = ", less one standard error," if self.apart else ""
             names.append(
-                f"{gate.metric.name} drops by at most {self.max_drop:g}, less one standard error, "
-                f"on {len(data)}"
+                f"{gate.metric.name} drops by at most {self.max_drop:g}{less} on {len(data)}"
             )
         return lambda made: all(check(made) for check in checks), " and ".join(names)
 

@@ -1,8 +1,7 @@
 """Run passes, and judge after each lossy one what it has cost so far against the loaded model.
 
 The samples are those of `--eval`, else those of `--data`, else drawn, which proves nothing and says
-so. A pass that looks at the evaluation data to tune itself gets one half of them; the other half
-then judges.
+so. Where halves are kept apart (`--search`), what tunes sees one half of them, the other judges.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +77,7 @@ class Judge:
     steps: list[Step] = field(default_factory=list)
     broken_by: str = ""
     _trained: bool = False
+    _tuners: list[str] = field(default_factory=list)
 
     def run(
         self, passes: Sequence[Pass], model: Model, *, pin: Sequence[str] = (), **bound: Any
@@ -113,6 +113,9 @@ class Judge:
         if given.evaluation is not None and self.split:
             tuned = len(given.evaluation) - count
             lines.append(f"tuned on {tuned} samples, judged on {count} others")
+        elif given.evaluation is not None and self._tuners:
+            names = ", ".join(dict.fromkeys(self._tuners))
+            lines.append(f"{names} chose by the samples that judge it: --search keeps halves apart")
         return lines
 
     def _step(
@@ -121,7 +124,8 @@ class Judge:
         if self.told:
             self.told("pass", step.name)
         self._trained = self._trained or pipeline.trains(step)
-        given = replace(self.resources, **bound, evaluation=self._tuned)
+        self._tuners += [step.name] if tunes(step) else []
+        given = replace(self.resources, **bound, evaluation=self._tuned, apart=self.split)
         seen: list[float] = []
 
         def note(done: Pass, before: Model, after: Model, seconds: float) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from splitc import cost, pipeline
 from splitc.errors import PassError
-from splitc.judging import Judge, Step, tunes
+from splitc.judging import Judge, Step
 from splitc.macs import macs
 from splitc.model import EXTERNAL_ABOVE, Model
 from splitc.pipeline import Observer, Pass, Prices, late
@@ -127,7 +127,7 @@ def optimized(
             told=progress,
             observe=observe,
             lenient=True,
-            split=search or any(map(tunes, passes)),
+            split=search,
         )
         after = judge.run(passes, model, pin=pin, boundary=boundary, prices=_prices(request))
     made = Optimized(

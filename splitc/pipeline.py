@@ -66,7 +66,8 @@ class Resources:
 
     `data`: to calibrate or train with; `evaluation`: labelled, to judge with; `metric`, `max_drop`:
     of the accuracy gate; `recipe`, `recorder`: of training; `boundary`: where the model is cut;
-    `target`: the machine of the side that a pass works on; `prices`: seconds of a model there.
+    `target`: the machine of the side that a pass works on; `prices`: seconds of a model there;
+    `apart`: other samples than `evaluation` judge.
     """
 
     data: "Dataset | None" = None
@@ -78,6 +79,7 @@ class Resources:
     boundary: "Boundary | None" = None
     target: "Target | None" = None
     prices: "Prices | None" = None
+    apart: bool | None = None
 
     def digests(self) -> dict[str, str]:
         """Return SHA-256 (hex) of the data and the recipe that are there, by field."""

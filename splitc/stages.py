@@ -12,7 +12,7 @@ from splitc import cost, pipeline
 from splitc.cuts import INPUT, OUTPUT, Cut, crossing, of_head, parted
 from splitc.errors import RequestError
 from splitc.ingest import load
-from splitc.judging import Judge, Step, tunes
+from splitc.judging import Judge, Step
 from splitc.model import DEFAULT_MAX_SIZE, InputSpec, Model
 from splitc.pipeline import Pass, Resources, late, side, trains
 from splitc.request import Request
@@ -91,7 +91,6 @@ def planned(
         model,
         replace(resources(model, request), recorder=recorder),
         told=progress,
-        split=any(map(tunes, passes)),
     )
     progress("passes", request.passes or "none")
     whole, rest = _rounds(passes, model)
