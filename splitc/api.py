@@ -186,7 +186,7 @@ def compile(
     breaks `max_drop`. `resume`: as for `optimize`.
     """
     from splitc.compile import compile_bundle
-    from splitc.stages import recording
+    from splitc.recording import recording
 
     request = _request(options)
     with recording(request, Path(output), resume, progress) as recorder:

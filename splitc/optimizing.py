@@ -15,13 +15,14 @@ from splitc.macs import macs
 from splitc.model import EXTERNAL_ABOVE, Model
 from splitc.pipeline import Observer, Pass, Prices, late
 from splitc.plan.naming import named
+from splitc.recording import recording
 from splitc.request import Request
 from splitc.scenario import Device
 from splitc.scenario import device as find_device
 from splitc.scope import Boundary
 from splitc.search import Trial
 from splitc.search import search as look
-from splitc.stages import Progress, early, pins, recording, resources, steps_of
+from splitc.stages import Progress, early, pins, resources, steps_of
 
 if TYPE_CHECKING:
     from splitc.accuracy import Verdict

@@ -1,15 +1,14 @@
 """The first stages of the main job, which `plan` and `compile` share: open, run passes, plan."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splitc import cost, pipeline
-from splitc.cuts import INPUT, OUTPUT, Cut, crossing, of_head, parted
+from splitc.cuts import INPUT, OUTPUT, Cut, crossing, of_head, parted, resolve
 from splitc.errors import RequestError
 from splitc.ingest import load
 from splitc.judging import Judge, Step
@@ -87,6 +86,8 @@ def planned(
     Raises `GateError` when a lossy pass breaks `--max-drop`.
     """
     passes = steps_of(request, model)
+    if any(not step.exact for step in passes):
+        _check_names(model, request.cut)
     judge = Judge(
         model,
         replace(resources(model, request), recorder=recorder),
@@ -116,57 +117,11 @@ def planned(
     )
 
 
-@contextmanager
-def recording(
-    request: Request, output: Path | None, resume: bool, progress: Progress
-) -> "Iterator[Recorder]":
-    """Give training a place for its checkpoints, beside `output`; a finished run takes them away.
-
-    Where nothing is trained the recorder only tells. Raises `RequestError` where there is nothing
-    to resume.
-    """
-    from splitc.train import FolderRecorder
-
-    if request.train is None:
-        if resume:
-            raise RequestError("--resume takes up training", hint="--train recipe.toml")
-        yield _Teller(progress)
-        return
-    folder = (output or Path("splitc")).absolute()
-    place = folder.with_name(f"{folder.name}.checkpoint")
-    if resume and not place.exists():
-        raise RequestError("there is no checkpoint to resume", where=str(place))
-    try:
-        yield FolderRecorder(place, resume=resume, progress=progress)
-    except KeyboardInterrupt:
-        if place.exists():
-            progress("interrupted", f"--resume takes up {place.name}")
-        raise
-    _cleared(place)
-
-
-def _cleared(place: Path) -> None:
-    """Remove the checkpoints of a finished run, and their folder if nothing else lies in it."""
-    for path in place.glob("training[0-9][0-9].*"):
-        path.unlink()
-    if place.is_dir() and not any(place.iterdir()):
-        place.rmdir()
-
-
-@dataclass(frozen=True)
-class _Teller:
-    """Tells how far a pass is, and keeps nothing."""
-
-    tell: Progress
-
-    def progress(self, done: int, total: int, detail: str) -> None:
-        self.tell("work", f"{done} of {total}, {detail}")
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Keep nothing."""
-
-    def load(self) -> dict[str, Any] | None:
-        return None
+def _check_names(model: Model, cut: str) -> None:
+    """Raise `RequestError` for a tensor that is not there, before passes that take their time."""
+    for name in _listed(model, cut):
+        if name not in model.graph.rank:
+            resolve(model.graph, [name])
 
 
 def steps_of(request: Request, model: Model) -> tuple[Pass, ...]:
@@ -193,13 +148,16 @@ def _has_batch_norm(model: Model) -> bool:
 def _rounds(passes: Sequence[Pass], model: Model) -> tuple[list[Pass], list[Pass]]:
     """Return the passes before the plan and those after it.
 
-    A `simplify` that fuses each BatchNorm follows the pass of one side that trains.
+    A lossy pass that is written behind one of one side follows it there: what is pruned and then
+    quantized must not be quantized first. So does a `simplify` that fuses each BatchNorm behind a
+    pass that trains.
     """
     rounds: tuple[list[Pass], list[Pass]] = ([], [])
     apart = _has_batch_norm(model)
     for step in passes:
         fuses = apart and step.name == "simplify" and any(map(trains, rounds[1]))
-        rounds[late(step) or fuses].append(step)
+        follows = bool(rounds[1]) and not step.exact
+        rounds[late(step) or fuses or follows].append(step)
     return rounds
 
 

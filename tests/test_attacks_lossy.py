@@ -15,9 +15,10 @@ from splitc.data import Dataset
 from splitc.errors import PassError, RequestError, WireError
 from splitc.passes import narrow_boundary
 from splitc.pipeline import Resources
+from splitc.recording import recording
 from splitc.request import Request
 from splitc.scope import Boundary
-from splitc.stages import quiet, recording
+from splitc.stages import quiet
 from splitc.verify import kind
 from splitc.wire.form import FLOATS, form
 from tests.networks import model

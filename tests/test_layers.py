@@ -17,7 +17,7 @@ LAYERS = [
     ("cost", "pipeline", "backend", "selftest", "divergence", "accuracy", "fx", "train"),
     ("quant", "pruning", "factor"),
     ("cuts", "runtime", "request", "judging", "gate"),
-    ("split", "plan", "verify", "serve", "inspection", "profiler"),
+    ("split", "plan", "verify", "serve", "inspection", "profiler", "recording"),
     ("bundle", "stages", "native", "search"),
     ("compile", "check", "finish", "optimizing"),
     ("sensitivity",),
