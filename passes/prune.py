@@ -11,7 +11,7 @@ trained, learning from the whole network by default. Single weights (`kind` "wei
 are set to 0: the graph stays as large and slow as it was, unless a backend makes use of zeros.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,6 +19,7 @@ from splitc import scope as scopes
 from splitc.errors import PassError, did_you_mean
 from splitc.model import Model
 from splitc.pipeline import resource
+from splitc.pruning.how import How
 
 if TYPE_CHECKING:
     from splitc.data import Dataset
@@ -32,23 +33,12 @@ IMPORTANCES = ("energy", "magnitude", "taylor", "bn-scale")
 
 
 @dataclass(frozen=True)
-class Prune:
-    """Remove the share `ratio` of the MACs (or of the target named) where it is missed least.
-
-    `globally`: rank over the whole network; else each layer loses the same share. `repair`: refit
-    the layers to the data. `round_to`: widths become multiples of it.
-    """
+class Prune(How):
+    """Remove the share `ratio` of the MACs (or of the target named) where it is missed least."""
 
     name: ClassVar[str] = "prune"
     exact: ClassVar[bool] = False
 
-    ratio: float = 0.3
-    target: str = "macs"
-    kind: str = "channels"
-    importance: str = "energy"
-    globally: bool = True
-    repair: bool = True
-    round_to: int = 1
     scope: str = "both"
     data: "Dataset | None" = resource()
     recipe: "Recipe | None" = resource()
@@ -91,13 +81,11 @@ class Prune:
             raise PassError("'prune' works on floats; this graph is quantized", hint=hint)
         if self.target == "latency":
             return self._faster(model)
-        from splitc.pruning.how import How
         from splitc.pruning.run import pruned
 
-        names = [field.name for field in fields(How)]
         return pruned(
             model,
-            How(**{name: getattr(self, name) for name in names}),
+            self,
             scope=self.scope,
             boundary=self.boundary,
             data=self.data,

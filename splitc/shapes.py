@@ -167,6 +167,14 @@ def body_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def sizes_at(model: Model, bound: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return tensor → sizes with these symbols bound, as far as ONNX's inference tells them."""
+    proto = _proto_at(model, bound)
+    made, _ = inferred(proto)
+    seen = ((name, _typed(kind)) for name, kind in types((made or proto).graph).items())
+    return {name: fact.shape for name, fact in seen if fact is not None}
+
+
 def _proto_at(model: Model, bound: Mapping[str, int]) -> onnx.ModelProto:
     """Serialise the structure with concrete inputs; what it says of other tensors is left out."""
     proto = light(model.ir)

@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 import pytest
 
 import splitc
-from splitc import pipeline, plugins
+from splitc import pipeline
 from splitc.model import Model
 from splitc.passes.simplify import Simplify
 from splitc.pipeline import resource
 from splitc.request import Request
 from splitc.stages import opened, steps_of
 from tests.networks import model
+from tests.registered import register
 
 TEXT = """g (float[N, 2, 4, 4] x) => (float[N, 2, 4, 4] y)
 <float[2, 2, 1, 1] w = {1, 2, 3, 4}, float[2] g = {1, 2}, float[2] b = {0, 1}, float[2] m = {0, 1},
@@ -50,13 +51,7 @@ def norms(model: Model) -> int:
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pipeline.BUILT_IN, "teach", f"{__name__}:Teach")
-    load = plugins.load
-
-    def found(group: str, name: str, table: Any, **more: Any) -> object:
-        return Teach if name == "teach" else load(group, name, table, **more)
-
-    monkeypatch.setattr(plugins, "load", found)
+    register(monkeypatch, Teach)
 
 
 def test_simplify_leaves_it_alone_if_told(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ import onnx_ir as ir
 import pytest
 
 import splitc
-from splitc import accuracy, pipeline, plugins
+from splitc import accuracy, pipeline
 from splitc.data import Dataset
 from splitc.errors import GateError, RequestError
 from splitc.judging import Judge
 from splitc.model import Model
 from splitc.pipeline import Resources, resource
 from tests.networks import model
+from tests.registered import register
 
 TEXT = """g (float[N, 4] x) => (float[N, 4] y)
 <float[4, 4] w = {4,0,0,0, 0,4,0,0, 0,0,4,0, 0,0,0,4}> { h = MatMul(x, w)  y = Relu(h) }"""
@@ -53,13 +54,7 @@ def net(tmp_path: Path) -> Model:
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pipeline.BUILT_IN, "spoil", f"{__name__}:Spoil")
-    load = plugins.load
-
-    def found(group: str, name: str, table: Any, **more: Any) -> object:
-        return Spoil if name == "spoil" else load(group, name, table, **more)
-
-    monkeypatch.setattr(plugins, "load", found)
+    register(monkeypatch, Spoil)
 
 
 def samples(count: int = 40) -> Dataset:

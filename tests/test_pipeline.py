@@ -6,10 +6,11 @@ from typing import ClassVar
 
 import pytest
 
-from splitc import pipeline, plugins
+from splitc import pipeline
 from splitc.errors import PassError
 from splitc.model import Model
 from tests.networks import model
+from tests.registered import register
 
 TEXT = "g (float[2] x) => (float[2] y) { a = Relu(x)  y = Neg(a) }"
 
@@ -55,13 +56,7 @@ class Break:
 
 @pytest.fixture(autouse=True)
 def more_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for made in (Scale, Rename, Break):
-        monkeypatch.setitem(pipeline.BUILT_IN, made.name, f"{__name__}:{made.__name__}")
-    monkeypatch.setattr(
-        plugins,
-        "load",
-        lambda group, name, table, error: {p.name: p for p in (Scale, Rename, Break)}[name],
-    )
+    register(monkeypatch, Scale, Rename, Break)
 
 
 def test_options_are_an_inline_table() -> None:

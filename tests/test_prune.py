@@ -14,7 +14,6 @@ pytest.importorskip("torch_pruning", reason="needs splitc[torch]")
 
 import torch
 
-import splitc
 from splitc import pipeline
 from splitc.comparison import relative_error
 from splitc.data import Dataset
@@ -94,25 +93,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def kws(shared: Path) -> tuple[Model, Dataset]:
-    """The keyword spotter and 189 of its clips."""
-    model = splitc.load(shared / "models" / "kws_dscnn_mlperf.onnx")
-    clips = np.load(shared / "data" / "kws_mfcc_2445.npz")
-    some = slice(None, 2445, 13)  # they are sorted by label
-    x, labels = clips["x"][some, None].astype(np.float32), clips["y"][some].astype(np.int64)
-    return model, Dataset({model.graph.inputs[0]: x}, labels, "kws")
-
-
-@pytest.fixture(scope="module")
-def sentences(shared: Path) -> tuple[Model, Dataset]:
-    """The small transformer and 32 sentences."""
-    model = splitc.load(shared / "models" / "sst2_tiny_transformer.onnx")
-    archive = np.load(shared / "data" / "sst2_ids.npz")
-    ids, labels = archive["dev_x"][:32].astype(np.int64), archive["dev_y"][:32].astype(np.int64)
-    return model, Dataset({"ids": ids}, labels, "sst2")
 
 
 def share(after: Model, before: Model) -> float:

@@ -30,19 +30,10 @@ from splitc.scope import Boundary  # noqa: E402
 from splitc.split import split  # noqa: E402
 from splitc.train import Recipe  # noqa: E402
 from tests import networks  # noqa: E402
-from tests.test_prune import kws, one_thread, share, weights  # noqa: E402, F401
+from tests.test_prune import one_thread, share, weights  # noqa: E402, F401
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 EXACT = 1e-5
-
-
-@pytest.fixture(scope="module")
-def sentences(shared: Path) -> tuple[Model, Dataset]:
-    """The small transformer and 32 sentences."""
-    model = splitc.load(shared / "models" / "sst2_tiny_transformer.onnx")
-    archive = np.load(shared / "data" / "sst2_ids.npz")
-    ids, labels = archive["dev_x"][:32].astype(np.int64), archive["dev_y"][:32].astype(np.int64)
-    return model, Dataset({"ids": ids}, labels, "sst2")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +117,7 @@ def test_a_block_leaves_its_shortcut(tmp_path: Path) -> None:
     assert made.text(full=True) == networks.model(after, tmp_path).text(full=True)
 
 
-def test_no_blocks_no_heads(kws: tuple[Model, Dataset]) -> None:  # noqa: F811
+def test_no_blocks_no_heads(kws: tuple[Model, Dataset]) -> None:
     for kind, message in (("blocks", "residual blocks"), ("heads", "no heads"), ("mlp", "no mlp")):
         with pytest.raises(PassError, match=message):
             Prune(ratio=0.3, kind=kind).run(kws[0])
@@ -147,7 +138,7 @@ def test_blocks_are_ranked_by_what_they_add(resnet: Model) -> None:
 def test_single_weights(
     importance: str,
     globally: bool,
-    kws: tuple[Model, Dataset],  # noqa: F811
+    kws: tuple[Model, Dataset],
 ) -> None:
     model, data = kws
     step = Prune(
@@ -170,7 +161,7 @@ def zeros(model: Model) -> dict[str, tuple[int, int]]:
     return {n: (a.size, int((a == 0).sum())) for n, a in arrays.items()}
 
 
-def test_two_of_four(kws: tuple[Model, Dataset]) -> None:  # noqa: F811
+def test_two_of_four(kws: tuple[Model, Dataset]) -> None:
     model, data = kws
     recipe = Recipe(optimizer="adam", learning_rate=1e-3, epochs=1, batch=32)
     made = Prune(ratio=0.5, kind="2:4", data=data.take(slice(64)), recipe=recipe).run(model)

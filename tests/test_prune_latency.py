@@ -62,24 +62,24 @@ def test_a_quarter_of_the_seconds_goes(shared: Path) -> None:
     assert any("priced at 7" in note for note in made.notes)
 
 
+REFUSED = {
+    "no device to price by": ('prune{target = "latency"}', "needs a device", "--device"),
+    "quantized first": ("quantize, prune", "this graph is quantized", "in front of 'quantize'"),
+}
+
+
 @pytest.mark.torch
-def test_without_a_device_it_says_what_to_give(shared: Path) -> None:
+@pytest.mark.parametrize(("passes", "message", "hint"), REFUSED.values(), ids=REFUSED)
+def test_what_it_cannot_do_says_what_to_do(
+    shared: Path, passes: str, message: str, hint: str
+) -> None:
     pytest.importorskip("torch_pruning")
-    net = splitc.load(shared / "models/cifar10_resnet8_mlperf.onnx")
-    with pytest.raises(PassError, match="needs a device") as raised:
-        splitc.optimize(net, passes='prune{target = "latency"}')
-    assert "--device" in raised.value.hint
+    net = splitc.load(shared / "models/kws_dscnn_mlperf.onnx")
+    with pytest.raises(PassError, match=message) as raised:
+        splitc.optimize(net, passes=passes)
+    assert hint in raised.value.hint
 
 
 def test_zeros_save_no_time() -> None:
     with pytest.raises(PassError, match="saves no time"):
         pipeline.parse('prune{target = "latency", kind = "weights"}')
-
-
-@pytest.mark.torch
-def test_a_quantized_graph_is_refused_with_the_right_order(shared: Path) -> None:
-    pytest.importorskip("torch_pruning")
-    net = splitc.load(shared / "models/kws_dscnn_mlperf.onnx")
-    with pytest.raises(PassError, match="this graph is quantized") as raised:
-        splitc.optimize(net, passes="quantize, prune")
-    assert "in front of 'quantize'" in raised.value.hint

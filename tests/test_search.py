@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 import splitc
-from splitc import accuracy, pipeline, plugins
+from splitc import accuracy, pipeline
 from splitc.data import Dataset
 from splitc.errors import PassError, RequestError
 from splitc.model import Model
@@ -17,6 +17,7 @@ from splitc.pipeline import Resources
 from splitc.scope import Boundary
 from splitc.search import RATIOS, bops, search
 from tests.networks import model
+from tests.registered import register
 
 TEXT = """g (float[N, 16] x) => (float[N, 4] y)
 <float[16, 16] w = {WIDE}, float[16, 4] v = {LAST}> {
@@ -59,13 +60,7 @@ class Stuck:
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pipeline.BUILT_IN, "shave", f"{__name__}:Shave")
-    load = plugins.load
-
-    def found(group: str, name: str, table: Any, **more: Any) -> object:
-        return Shave if name == "shave" else load(group, name, table, **more)
-
-    monkeypatch.setattr(plugins, "load", found)
+    register(monkeypatch, Shave)
 
 
 @pytest.fixture
