@@ -21,6 +21,8 @@ from typing import Any
 
 import _lift_networks
 import _networks
+import _sequence_networks
+import _transformers
 import torch
 
 import splitc
@@ -57,12 +59,12 @@ def networks(folder: Path) -> Iterator[tuple[str, Callable[[], Model]]]:
     """Yield (name, what loads it)."""
     for network in (*_networks.shared(), *_networks.light(), *_networks.exported()):
         yield network.name, lambda n=network: splitc.load(n.make(folder), input=n.inputs)  # type: ignore[misc]
-    names: tuple[str, ...] = _lift_networks.NETWORKS
+    rooms: list[Any] = [_lift_networks, _sequence_networks]
     if find_spec("transformers") is not None:
-        names += _lift_networks.TRANSFORMERS
-    for name in names:
+        rooms.append(_transformers)
+    for room, name in ((one, name) for one in rooms for name in one.NETWORKS):
         for fold in (True, False):
-            text = f"_lift_networks:{name}"
+            text = f"{room.__name__}:{name}"
             yield f"{name}{'' if fold else ', unfolded'}", lambda t=text, f=fold: load(t, fold=f)  # type: ignore[misc]
 
 

@@ -336,11 +336,11 @@ def test_a_torch_network_comes_back(name: str, monkeypatch: pytest.MonkeyPatch) 
     from splitc.ingest import load
 
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
-    import _lift_networks  # type: ignore[import-not-found]
+    import _sequence_networks  # type: ignore[import-not-found]
 
-    network = load(f"_lift_networks:{name}", fold=False)
+    network = load(f"_sequence_networks:{name}", fold=False)
     module = lift(network)
-    original, _ = getattr(_lift_networks, name)()
+    original, _ = getattr(_sequence_networks, name)()
     count = sum(p.numel() for p in original.parameters())
     assert sum(p.numel() for p in module.parameters()) == count
     feeds = at_batch(network, 7)

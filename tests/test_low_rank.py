@@ -1,6 +1,5 @@
 """Low rank: nearest products, ranks by energy or target, graphs that compute the products."""
 
-import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -21,10 +18,6 @@ from splitc.data import Dataset, drawn
 from splitc.errors import PassError
 from splitc.execute import evaluate
 from splitc.factor import decompose
-from splitc.factor.choose import by_energy, by_target, most
-from splitc.factor.harm import harms
-from splitc.factor.layers import Layer, Option, layers
-from splitc.factor.moments import fitted
 from splitc.feeds import draw_inputs
 from splitc.macs import macs
 from splitc.model import Model
@@ -260,118 +253,6 @@ def test_names_that_are_taken(tmp_path: Path) -> None:
     assert relative_error(outputs(after), outputs(before)) <= 1e-4
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(2, 20), st.integers(2, 20), st.integers(0, 99), st.data())
-def test_svd_reaches_the_eckart_young_bound(
-    rows: int, columns: int, seed: int, data: st.DataObject
-) -> None:
-    """The bound from singular values, which a dense eigensolver finds another way."""
-    matrix = np.random.default_rng(seed).standard_normal((rows, columns))
-    rank = data.draw(st.integers(1, min(rows, columns)))
-    a, b = decompose.pair(matrix, rank)
-    assert (a.shape, b.shape) == ((rows, rank), (rank, columns))
-    squares = np.maximum(np.sort(np.linalg.eigvalsh(matrix @ matrix.T))[::-1], 0)
-    bound = math.sqrt(squares[rank:].sum() / squares.sum())
-    assert decompose.relative(matrix, a @ b) == pytest.approx(bound, abs=1e-6)
-    assert decompose.eckart_young(decompose.singular(matrix), rank) == pytest.approx(
-        bound, abs=1e-6
-    )
-    np.testing.assert_allclose(np.linalg.norm(a, axis=0), np.linalg.norm(b, axis=1), rtol=1e-6)
-
-
-def test_the_reported_error_is_eckart_and_youngs(tmp_path: Path) -> None:
-    weight = np.random.default_rng(5).standard_normal((24, 16)).astype(np.float32)
-    before = net(
-        tmp_path, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weight}, ["N", 24]
-    )
-    (layer,) = layers(before, frozenset({"y"}))
-    values = np.linalg.svd(weight.astype(np.float64), compute_uv=False)
-    for option in layer.options:
-        bound = decompose.eckart_young(values, option.ranks[0])
-        assert math.sqrt(option.error) == pytest.approx(bound, abs=1e-9)
-        (a, b), error = layer.factors(option)
-        assert error == pytest.approx(bound, abs=1e-9)
-        assert decompose.relative(layer.array, a @ b) == pytest.approx(bound, abs=1e-9)
-        assert option.macs == option.ranks[0] * (24 + 16)
-        assert option.macs < layer.macs == 24 * 16
-
-
-@pytest.mark.parametrize("shape", [(8, 6, 9), (6, 8, 4), (12, 2, 3), (3, 20, 1)])
-def test_tucker_is_exact_at_full_rank_and_refining_never_hurts(shape: tuple[int, ...]) -> None:
-    tensor = np.random.default_rng(2).standard_normal(shape)
-    full = decompose.hosvd(tensor)
-    assert decompose.relative(tensor, full.whole()) <= 1e-12
-    kept, gains = decompose.retained(full.core), []
-    for out, into in itertools.product((1, 2, 3), (1, 2)):
-        if out > into * shape[2] or into > out * shape[2]:
-            continue
-        cut = full.cut(out, into)
-        rough = decompose.relative(tensor, cut.whole())
-        assert rough**2 == pytest.approx(1 - kept[out - 1, into - 1] / kept[-1, -1], abs=1e-12)
-        made = decompose.refined(tensor, cut)
-        assert decompose.relative(tensor, made.whole()) <= rough + 1e-12
-        gains.append(rough - decompose.relative(tensor, made.whole()))
-        np.testing.assert_allclose(made.out.T @ made.out, np.eye(out), atol=1e-10)
-    assert shape[2] == 1 or max(gains) > 1e-3
-
-
-def test_cp_finds_the_terms_of_a_sum() -> None:
-    rng = np.random.default_rng(0)
-    true = decompose.Canonical(*(rng.standard_normal((n, 4)) for n in (20, 12, 9))).whole()
-    errors = [decompose.relative(true, decompose.cp(true, rank).whole()) for rank in (1, 2, 3, 4)]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[2] > 0.1
-    assert errors[3] < 1e-2
-    beyond = decompose.cp(true, 25)  # more terms than rows: random columns fill up
-    assert decompose.relative(true, beyond.whole()) < 1e-2
-
-
-def _layer(name: str, seed: int, rows: int, columns: int, positions: int) -> Layer:
-    rng = np.random.default_rng(seed)
-    matrix = rng.standard_normal((rows, columns)) * (0.5 ** np.arange(columns))
-    return Layer(name, 1, name, matrix, True, positions, positions, 4)
-
-
-def _cost(found: dict[str, Option], some: list[Layer]) -> tuple[int, float]:
-    saved = sum(layer.macs - found[layer.node].macs for layer in some if layer.node in found)
-    return saved, sum(option.error for option in found.values())
-
-
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.6])
-def test_a_target_is_met_at_the_least_error(share: float) -> None:
-    """Against brute force over every choice of ranks of three layers."""
-    some = [_layer("a", 0, 8, 6, 5), _layer("b", 1, 10, 7, 2), _layer("c", 2, 6, 6, 9)]
-    total = sum(layer.macs for layer in some)
-    choices = [
-        _cost({one.node: o for one, o in zip(some, choice, strict=True) if o}, some)
-        for choice in itertools.product(*([None, *layer.options] for layer in some))
-    ]
-    found = by_target(some, "macs", math.ceil(share * total))
-    assert found is not None
-    saved, error = _cost(found, some)
-    assert saved >= share * total
-    finer = share * total * (1 + len(some) / 4096)
-    assert error <= min(e for s, e in choices if s >= finer) + 1e-12
-    assert error >= min(e for s, e in choices if s >= share * total) - 1e-12
-
-
-def test_a_target_out_of_reach() -> None:
-    some = [_layer("a", 0, 8, 6, 5)]
-    assert by_target(some, "macs", most(some, "macs")) is not None
-    assert by_target(some, "macs", most(some, "macs") + 1) is None
-
-
-def test_energy_is_kept() -> None:
-    some = [_layer("a", 0, 8, 6, 5), _layer("b", 1, 10, 7, 2)]
-    for energy in (0.3, 0.8, 0.95, 0.9999):
-        chosen = by_energy(some, energy)
-        for layer in some:
-            cheaper = [o for o in layer.options if o.error <= 1 - energy]
-            assert (layer.node in chosen) == bool(cheaper)
-            if cheaper:
-                assert chosen[layer.node].macs == min(o.macs for o in cheaper)
-
-
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "a target without a ratio": ({"target": "bytes"}, "needs the ratio to remove"),
     "both": ({"ratio": 0.3, "energy": 0.9}, "energy or ratio, not both"),
@@ -399,151 +280,6 @@ def test_a_pass_says_what_it_cannot_reach(tmp_path: Path) -> None:
 
     with pytest.raises(PassError, match="needs data"):
         LowRank(energy=0.7, recipe=Recipe()).run(before)
-
-
-PLANES: dict[str, tuple[onnx.NodeProto, tuple[int, ...], tuple[int, ...], int]] = {
-    "rows": (helper.make_node("MatMul", ["x", "w"], ["y"]), (12, 10), (12,), -1),
-    "columns": (helper.make_node("MatMul", ["w", "x"], ["y"]), (10, 12), (12, 7), 1),
-    "a Gemm": (helper.make_node("Gemm", ["x", "w"], ["y"], transB=1), (10, 12), (12,), -1),
-    "pixels": (helper.make_node("Conv", ["x", "w"], ["y"]), (10, 12, 1, 1), (12, 4, 4), 1),
-    "a kernel": (
-        helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1]),
-        (10, 12, 3, 3), (12, 4, 4), 1),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("node", "shape", "sample", "axis"), PLANES.values(), ids=PLANES)
-@pytest.mark.parametrize("drawn_", [False, True])
-def test_data_in_a_plane_need_no_more_than_its_rank(
-    tmp_path: Path,
-    node: onnx.NodeProto,
-    shape: tuple[int, ...],
-    sample: tuple[int, ...],
-    axis: int,
-    drawn_: bool,
-) -> None:
-    """The weight has full rank, the data three dimensions: on such data nothing is lost.
-
-    Random arrays are no data: the same ones marked so leave the weight to itself.
-    """
-    rng = np.random.default_rng(0)
-    before = net(tmp_path, [node], {"w": rng.standard_normal(shape).astype(np.float32)},
-        ["N", *sample])  # fmt: skip
-
-    def draw(count: int) -> NDArray[np.float32]:
-        flat = rng.standard_normal((count, *sample[1:], 3)) @ plane
-        return np.ascontiguousarray(np.moveaxis(flat, -1, axis), np.float32)
-
-    plane = rng.standard_normal((3, 12))
-    # up to the ridge of 1e-4, which keeps directions without data from exploding
-    after = LowRank(energy=1 - 1e-3, data=Dataset({"x": draw(200)}, drawn=drawn_)).run(before)
-    after.check()
-    fresh = Dataset({"x": draw(50)})
-    if drawn_:
-        assert after.fingerprint() == before.fingerprint()
-        return
-    assert relative_error(predict(after, fresh)["y"], predict(before, fresh)["y"]) <= 0.02
-    assert sum(macs(after).values()) < 0.8 * sum(macs(before).values())
-    other = draw_inputs(before)
-    assert relative_error(evaluate(after, other)["y"], evaluate(before, other)["y"]) > 0.3
-
-
-def test_the_error_on_data_is_that_of_the_outputs(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    weight = rng.standard_normal((24, 16)).astype(np.float32)
-    data = (rng.standard_normal((500, 24)) * 0.7 ** np.arange(24)).astype(np.float32)
-    before = net(
-        tmp_path, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": weight}, ["N", 24]
-    )
-    (layer,) = fitted(before, layers(before, frozenset({"y"})), Dataset({"x": data[:256]}))
-    plain = layers(before, frozenset({"y"}))[0]
-    want = data[:256] @ weight
-    for rank in (2, 5, 8):
-        option, naive = layer.options[-rank], plain.options[-rank]
-        assert option.ranks == naive.ranks == (rank,)
-        (a, b), error = layer.factors(option)
-        measured = np.linalg.norm(want - data[:256] @ a @ b) / np.linalg.norm(want)
-        assert measured == pytest.approx(error, rel=0.05)
-        (a, b), _ = plain.factors(naive)
-        assert measured < 0.8 * np.linalg.norm(want - data[:256] @ a @ b) / np.linalg.norm(want)
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_every_output_channel_counts_alike(axis: int) -> None:
-    """One output is 1000 times louder: only if loudness does not count are the others kept."""
-    rng = np.random.default_rng(4)
-    loud = np.where(np.arange(12) == 3, 1000.0, 1.0)
-    quiet_ = rng.standard_normal((16, 2)) @ rng.standard_normal((2, 12))
-    matrix = (quiet_ * loud) if axis == 0 else (quiet_ * loud).T
-    matrix = matrix + 1e-3 * rng.standard_normal(matrix.shape)
-    layer = Layer("y", 1, "w", matrix, True, 1, 1, 4, axis=axis, root=np.eye(16), even=True)
-    (a, b), error = layer.factors(layer.options[-2])
-    assert layer.options[-2].ranks == (2,)
-    assert error < 1e-2
-    columns = np.linalg.norm(matrix - a @ b, axis=axis) / np.linalg.norm(matrix, axis=axis)
-    assert columns.max() < 2e-2
-
-
-def test_a_target_falls_where_the_outputs_suffer_least(tmp_path: Path) -> None:
-    """Two equal layers, of which one is heard 100 times less: that one gives all it can."""
-    rng = np.random.default_rng(2)
-    nodes = [
-        helper.make_node("MatMul", ["x", "loud"], ["a"]),
-        helper.make_node("MatMul", ["x", "faint"], ["b"]),
-        helper.make_node("Mul", ["b", "little"], ["c"]),
-        helper.make_node("Add", ["a", "c"], ["y"]),
-    ]
-    weights = {name: rng.standard_normal((16, 16)).astype(np.float32) for name in ("loud", "faint")}
-    before = net(tmp_path, nodes, {**weights, "little": np.array(0.01, np.float32)}, ["N", 16])
-    data = Dataset({"x": rng.standard_normal((64, 16)).astype(np.float32)})
-    after = LowRank(target="macs", ratio=0.3, data=data).run(before)
-    assert "loud" in after.ir.graph.initializers
-    assert "faint" not in after.ir.graph.initializers
-    deaf = LowRank(target="macs", ratio=0.3, data=data, fit="weights").run(before)
-    assert "loud" not in deaf.ir.graph.initializers
-
-
-def test_harm_is_what_the_outputs_suffer(tmp_path: Path) -> None:
-    """Of one layer alone the outputs' error is the layer's own; behind a Clip large ones fade."""
-    rng = np.random.default_rng(6)
-    weight = (rng.standard_normal((20, 20)) * 0.8 ** np.arange(20)).astype(np.float32)
-    data = Dataset({"x": rng.standard_normal((32, 20)).astype(np.float32)})
-    product = helper.make_node("MatMul", ["x", "w"], ["y"])
-    before = net(tmp_path, [product], {"w": weight}, ["N", 20])
-    known = fitted(before, layers(before, frozenset({"y"})), data)
-    (harm,) = harms(before, known, data).values()
-    errors = [option.error for option in known[0].options]
-    assert harm == pytest.approx(errors, rel=0.3)
-    assert harm == sorted(harm)
-    product = helper.make_node("MatMul", ["x", "w"], ["a"])
-    clip = helper.make_node("Clip", ["a", "low", "high"], ["y"])
-    ends = {"low": np.array(-0.1, np.float32), "high": np.array(0.1, np.float32)}
-    before = net(tmp_path, [product, clip], {"w": weight, **ends}, ["N", 20])
-    known = fitted(before, layers(before, frozenset({"a"})), data)
-    clipped = harms(before, known, data)["a"]
-    assert clipped[0] > harm[0]
-    assert clipped[-1] / clipped[0] < 0.5 * harm[-1] / harm[0]
-
-
-def test_nodes_that_share_a_weight_share_its_factors(tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["a"]),
-        helper.make_node("Tanh", ["a"], ["b"]),
-        helper.make_node("MatMul", ["b", "w"], ["y"]),
-    ]
-    rng = np.random.default_rng(3)
-    before = net(tmp_path, nodes, {"w": thin(5, 12, 12, rank=3)}, ["N", 12])
-    data = Dataset({"x": rng.standard_normal((64, 12)).astype(np.float32)})
-    after = LowRank(energy=0.999, data=data).run(before)
-    assert set(after.ir.graph.initializers) == {"w_low_rank_0", "w_low_rank_1"}
-    assert relative_error(predict(after, data)["y"], predict(before, data)["y"]) <= 0.05
-
-
-def test_data_that_are_zero_leave_the_weight_to_itself(tmp_path: Path) -> None:
-    node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    before = net(tmp_path, [node], {"w": thin(0, 12, 10, rank=3)}, ["N", 12])
-    after = LowRank(energy=0.999, data=Dataset({"x": np.zeros((8, 12), np.float32)})).run(before)
-    assert relative_error(outputs(after), outputs(before)) <= 1e-4
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,5 @@
 """Training: recipes as data, losses that fall, and runs that a break does not change."""
 
-import math
-import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +24,6 @@ from splitc.train import (  # noqa: E402
     match,
     recipe,
 )
-from splitc.train.losses import logits  # noqa: E402
 
 pytestmark = pytest.mark.torch
 QUICK = Recipe(optimizer="sgd", epochs=2, batch=16, learning_rate=0.05, loss="cross-entropy")
@@ -106,188 +102,6 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert bits(trained(data)) == first
     assert bits(trained(data, Recipe(**{**vars(QUICK), "seed": 1}))) != first
     assert torch.equal(torch.get_rng_state(), torch_state), "the caller's generator moved"
-
-
-OPTIMIZERS = ["sgd", "adam", "adamw"]
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("stop", [1, 4, 5, 7, 10])
-def test_a_resumed_run_ends_as_one_without_a_break(
-    tmp_path: Path, optimizer: str, stop: int
-) -> None:
-    plan = Recipe(**{**vars(QUICK), "optimizer": optimizer, "schedule": "one-cycle"})
-    data = shapes()
-    whole = bits(trained(data, plan, augment=noisy))
-    told: list[str] = []
-
-    def pressed(stage: str, detail: str) -> None:
-        told.append(detail)
-        raise KeyboardInterrupt
-
-    recorder = FolderRecorder(tmp_path / "c", progress=None)
-    recorder.progress = Taped(stop).progress  # type: ignore[method-assign]
-    broken = net()
-    with pytest.raises(KeyboardInterrupt):
-        fit(broken, data, plan, augment=noisy, recorder=recorder)
-    assert not broken.training
-    assert stop == 10 or bits(broken) != whole
-    again = Taped()
-    resumed = FolderRecorder(tmp_path / "c", resume=True)
-    resumed.progress = again.progress  # type: ignore[method-assign]
-    module = trained(data, plan, augment=noisy, recorder=resumed)
-    assert bits(module) == whole
-    assert [done for done, _, _ in again.told] == list(range(stop + 1, 11))
-
-
-def noisy(inputs: tuple[Tensor, ...]) -> Sequence[Tensor]:
-    return [x + 0.1 * torch.randn_like(x) for x in inputs]
-
-
-def test_ctrl_c_waits_for_the_end_of_the_step(tmp_path: Path) -> None:
-    """The signal comes while a batch is in the works, twice; the state is that of whole steps."""
-    data = shapes()
-    whole = bits(trained(data, augment=noisy))
-    for at in (2, 6):
-        calls: list[int] = []
-
-        def struck(inputs: tuple[Tensor, ...], at: int = at, calls: list[int] = calls) -> Any:
-            calls.append(1)
-            if len(calls) == at:
-                os.kill(os.getpid(), signal.SIGINT)
-            return noisy(inputs)
-
-        struck.__qualname__ = "noisy"
-        folder = tmp_path / str(at)
-        with pytest.raises(KeyboardInterrupt):
-            trained(data, augment=struck, recorder=FolderRecorder(folder))
-        assert len(calls) == at
-        kept = FolderRecorder(folder, resume=True).load()
-        assert kept is not None
-        assert kept["done"] == at
-        again = trained(data, augment=noisy, recorder=FolderRecorder(folder, resume=True))
-        assert bits(again) == whole
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_break_within_a_step_keeps_the_last_epoch(tmp_path: Path) -> None:
-    data, calls = shapes(), list[int]()
-
-    def raises(inputs: tuple[Tensor, ...]) -> Sequence[Tensor]:
-        calls.append(1)
-        if len(calls) == 8:
-            raise KeyboardInterrupt
-        return inputs
-
-    with pytest.raises(KeyboardInterrupt):
-        trained(data, augment=raises, recorder=FolderRecorder(tmp_path))
-    state = FolderRecorder(tmp_path, resume=True).load()
-    assert state is not None
-    assert state["done"] == 5
-
-
-def test_a_finished_run_is_read_and_not_trained_again(tmp_path: Path) -> None:
-    """Two runs of one pipeline, the second interrupted: resuming trains only what is missing."""
-    data, first, second = shapes(), net(0), net(1)
-    recorder = FolderRecorder(tmp_path)
-    fit(first, data, QUICK, recorder=recorder)
-    recorder.progress = Taped(3).progress  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        fit(second, data, QUICK, recorder=recorder)
-    again, tape = FolderRecorder(tmp_path, resume=True), Taped()
-    again.progress = tape.progress  # type: ignore[method-assign]
-    reread, rest, fresh = net(0), net(1), net(1)
-    fit(reread, data, QUICK, recorder=again)
-    assert tape.told == []
-    assert bits(reread) == bits(first)
-    fit(rest, data, QUICK, recorder=again)
-    fit(fresh, data, QUICK)
-    assert bits(rest) == bits(fresh)
-    assert [done for done, _, _ in tape.told] == list(range(4, 11))
-
-
-def test_without_resume_old_checkpoints_go(tmp_path: Path) -> None:
-    data = shapes()
-    recorder = FolderRecorder(tmp_path)
-    for seed in (0, 1):
-        fit(net(seed), data, QUICK, recorder=recorder)
-    (tmp_path / "mine.pt").write_bytes(b"")
-    FolderRecorder(tmp_path).load()
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.pt"]
-
-
-OTHERS: dict[str, dict[str, Any]] = {
-    "recipe": {"plan": Recipe(**{**vars(QUICK), "epochs": 3})},
-    "data": {"data": shapes(72, seed=5)},
-    "network": {"module": net(3)},
-    "teacher": {"teacher": net(4)},
-    "loss": {"loss": cross_entropy},
-}
-
-
-@pytest.mark.parametrize(("what", "changed"), OTHERS.items(), ids=OTHERS)
-def test_a_checkpoint_of_something_else_is_refused(
-    tmp_path: Path, what: str, changed: dict[str, Any]
-) -> None:
-    given = {"module": net(), "data": shapes(), "plan": QUICK, "teacher": None, "loss": None}
-
-    def run(recorder: FolderRecorder, **more: Any) -> None:
-        one = {**given, **more}
-        fit(
-            one["module"],
-            one["data"],
-            one["plan"],
-            teacher=one["teacher"],
-            loss=one["loss"],
-            recorder=recorder,
-        )
-
-    run(FolderRecorder(tmp_path))
-    with pytest.raises(RequestError, match=f"belongs to another {what}\n"):
-        run(FolderRecorder(tmp_path, resume=True), **{"module": net(), **changed})
-
-
-class _Planted:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.marker,))
-
-
-def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
-    torch.save({"done": _Planted(marker)}, tmp_path / "training01.pt")
-    with pytest.raises(RequestError, match="cannot read the checkpoint"):
-        FolderRecorder(tmp_path, resume=True).load()
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", None], ids=["empty", "text", "cut off"])
-def test_a_damaged_checkpoint_is_said(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "training01.pt"
-    fit(net(), shapes(), QUICK, recorder=FolderRecorder(tmp_path))
-    path.write_bytes(path.read_bytes()[:900] if content is None else content)
-    with pytest.raises(RequestError) as caught:
-        FolderRecorder(tmp_path, resume=True).load()
-    assert str(path) in str(caught.value)
-
-
-def test_a_save_that_fails_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorder = FolderRecorder(tmp_path)
-    recorder.load()
-    recorder.save({"done": 1})
-
-    def full(state: object, file: Path) -> None:
-        file.write_bytes(b"half")
-        raise OSError("no space left")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="no space"):
-        recorder.save({"done": 2})
-    assert FolderRecorder(tmp_path, resume=True).load() == {"done": 1}
 
 
 def test_progress_says_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,54 +279,6 @@ def test_a_gpu_that_is_not_there_is_said() -> None:
         trained(shapes(), Recipe(loss="cross-entropy", device="cuda"))
 
 
-OUTPUTS = {
-    "logits": (torch.tensor([[1.0, 3.0]]), [[1.0, 3.0]]),
-    "probabilities": (torch.tensor([[0.25, 0.75]]), [[math.log(0.25), math.log(0.75)]]),
-    "axes of size 1": (torch.tensor([[1.0, 3.0]])[:, :, None, None], [[1.0, 3.0]]),
-    "one logit": (torch.tensor([[2.0]]), [[0.0, 2.0]]),
-    "one probability": (torch.tensor([0.75]), [[0.0, math.log(3)]]),
-    "positions": (torch.arange(4.0).reshape(1, 2, 2) - 1, [[[-1.0, 1.0], [0.0, 2.0]]]),
-}
-
-
-@pytest.mark.parametrize(("output", "wanted"), OUTPUTS.values(), ids=OUTPUTS)
-def test_logits_of_what_a_network_gives(output: Tensor, wanted: Any) -> None:
-    torch.testing.assert_close(logits(output), torch.tensor(wanted), rtol=1e-5, atol=1e-5)
-
-
-def test_distill_by_hand() -> None:
-    student, teacher = torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 4.0]])
-    p, q = 1 / (1 + math.e), math.e / (1 + math.e)  # softmax of (0, 4) / 4
-    divergence = p * math.log(p / q) + q * math.log(q / p)
-    assert float(distill([student], [teacher], None)) == pytest.approx(16 * divergence, rel=1e-5)
-    both = float(distill([student], [teacher], torch.tensor([0])))
-    hard = math.log(1 + math.exp(-4))
-    assert both == pytest.approx(0.9 * 16 * divergence + 0.1 * hard, rel=1e-5)
-
-
-def test_labels_that_do_not_fit_are_said() -> None:
-    with pytest.raises(RequestError, match=r"labels of shape \[2, 3\]"):
-        cross_entropy([torch.zeros(2, 4)], None, torch.zeros(2, 3, dtype=torch.long))
-
-
-SCHEDULES = {
-    "constant": [1, 1, 1, 1],
-    "cosine": [1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 + math.cos(3 * math.pi / 4)) / 2],
-    "step": [1, 1, 0.1, 0.01],
-    "one-cycle": [
-        0.04,
-        0.84,
-        *(1e-4 + 0.9999 * (1 + math.cos(a * math.pi / 14)) / 2 for a in (4, 9)),
-    ],
-}
-
-
-@pytest.mark.parametrize(("name", "wanted"), SCHEDULES.items(), ids=SCHEDULES)
-def test_schedules(name: str, wanted: list[float]) -> None:
-    plan = Recipe(schedule=name, learning_rate=2)
-    assert [plan.rate(step, 4) for step in range(4)] == pytest.approx([2 * w for w in wanted])
-
-
 def test_the_schedule_and_the_decay_reach_the_optimizer() -> None:
     class Rates(nn.Module):
         """One weight and one bias under a loss without a gradient: only decay moves them."""
@@ -531,64 +297,6 @@ def test_the_schedule_and_the_decay_reach_the_optimizer() -> None:
     fit(module, shapes(), plan, loss=lambda outputs, teacher, labels: outputs[0])
     assert float(module.weight.detach()) == pytest.approx((1 - 0.05) * (1 - 0.025), rel=1e-6)
     assert float(module.bias.detach()) == 1
-
-
-def test_a_recipe_from_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "r.toml"
-    path.write_text('optimizer = "adamw"\nlearning_rate = 1\nfreeze = ["stem*"]\nepochs = 3\n')
-    made = recipe(path)
-    assert made == Recipe(optimizer="adamw", learning_rate=1.0, freeze=("stem*",), epochs=3)
-    assert made.digest == recipe({**vars(made), "freeze": ["stem*"]}).digest
-    assert made.digest != recipe({}).digest
-    assert recipe({}) == Recipe()
-    assert hash(made) == hash(recipe(str(path)))
-
-
-RECIPES = {
-    "another key": ("lr = 1", "no key 'lr'"),
-    "a near key": ('optimiser = "sgd"', "did you mean 'optimizer'?"),
-    "another optimizer": ('optimizer = "sdg"', "did you mean 'sgd'?"),
-    "another schedule": ('schedule = "cos"', "cosine"),
-    "another loss": ('loss = "kd"', "cross-entropy, distill, match"),
-    "another device": ('device = "tpu"', "unknown device 'tpu'"),
-    "text for a number": ('epochs = "3"', "epochs is a whole number"),
-    "a float for a whole number": ("epochs = 3.5", "epochs is a whole number"),
-    "a truth for a number": ("learning_rate = true", "learning_rate is a number"),
-    "numbers to freeze": ("freeze = [1]", "freeze is a list of texts"),
-    "text to freeze": ('freeze = "a"', "freeze is a list of texts"),
-    "no rate": ("learning_rate = 0", "a number above 0"),
-    "no number": ("learning_rate = nan", "a number above 0"),
-    "too much momentum": ("momentum = 1.0", "from 0 to below 1"),
-    "negative decay": ("weight_decay = -0.1", "0 or more"),
-    "no epochs": ("epochs = 0", "1 or more"),
-    "no batch": ("batch = 0", "1 or more"),
-    "negative seed": ("seed = -1", "0 or more"),
-    "no TOML": ("epochs: 3", "cannot read the recipe"),
-}
-
-
-@pytest.mark.parametrize(("text", "reason"), RECIPES.values(), ids=RECIPES)
-def test_a_recipe_that_cannot_be_read(tmp_path: Path, text: str, reason: str) -> None:
-    path = tmp_path / "r.toml"
-    path.write_text(text)
-    with pytest.raises(RequestError) as caught:
-        recipe(path)
-    assert reason in str(caught.value)
-    assert "r.toml" in str(caught.value)
-
-
-def test_no_recipe_there(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="cannot read the recipe: No such file"):
-        recipe(tmp_path / "none.toml")
-
-
-def test_reading_a_recipe_leaves_torch_alone() -> None:
-    import subprocess
-    import sys
-
-    code = "import sys; from splitc.train import recipe, FolderRecorder; recipe({}); "
-    code += "assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_training_that_makes_it_worse_is_taken_back() -> None:
